@@ -1,0 +1,1 @@
+"""Events in, histories out: readers, ids, both sides' histories, splits, packed batches."""

@@ -1,0 +1,1 @@
+"""One sequence in, one state per position out."""

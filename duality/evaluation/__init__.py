@@ -1,0 +1,1 @@
+"""Honest numbers: protocols, metrics with intervals, baselines."""

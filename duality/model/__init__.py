@@ -1,0 +1,1 @@
+"""The two sides joined: item table, user encoder F, item encoder G, banks of states, losses."""

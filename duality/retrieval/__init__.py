@@ -1,0 +1,1 @@
+"""Candidates both ways: who may be retrieved, what was already seen."""
