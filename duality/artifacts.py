@@ -56,7 +56,9 @@ def atomic_folder(target: Path, *, marker: str) -> Iterator[Path]:
         InputError: `target` exists and is not a folder of this kind.
     """
     target = Path(target)
-    if target.exists() and not (target.is_dir() and ((target / marker).exists() or not any(target.iterdir()))):
+    if target.exists() and not (
+        target.is_dir() and ((target / marker).exists() or not any(target.iterdir()))
+    ):
         raise InputError(f"{target} exists and holds no {marker}: choose another folder or move it away")
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
@@ -82,7 +84,9 @@ def _swap_folder(new: Path, target: Path) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write one JSON document atomically, keys in the order given, readable by people."""
     with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+        temporary.write_text(
+            json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8"
+        )
 
 
 def read_json(path: Path, *, what: str, make: str) -> Any:

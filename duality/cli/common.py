@@ -1,0 +1,28 @@
+"""What every command shares: the `--json` option and how an answer is printed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print exactly one JSON document on stdout."
+)
+
+
+def emit(document: dict[str, Any], as_json: bool, render: Callable[[dict[str, Any]], None]) -> None:
+    """Print an answer: as one JSON document, or for people through `render`."""
+    if as_json:
+        click.echo(json.dumps(document, ensure_ascii=False, default=str))
+    else:
+        render(document)
+
+
+def csv_ids(text: str) -> list[str]:
+    """Read ids given as one line of CSV; quotes protect commas."""
+    import csv
+
+    return [cell.strip() for row in csv.reader([text]) for cell in row if cell.strip()]

@@ -1,0 +1,105 @@
+"""`duality evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from duality.cli.common import emit, json_option
+from duality.runtime import home
+
+SHOWN = ("ndcg@10", "recall@10", "recall@100", "auc")
+
+
+@click.command()
+@click.option("--model", type=click.Path(path_type=Path), help="Model folder [models/default].")
+@click.option("--data", type=click.Path(path_type=Path), help="Dataset folder [the model's own].")
+@click.option(
+    "--direction",
+    type=click.Choice(["user-to-item", "item-to-user", "both"]),
+    default="both",
+    show_default=True,
+)
+@click.option(
+    "--protocol",
+    type=click.Choice(["leave-one-out", "temporal", "cold-item", "cold-user"]),
+    help="[the one the model was trained for]",
+)
+@click.option("--split", type=click.Choice(["test", "validation"]), default="test", show_default=True)
+@click.option("--candidates", default="full", show_default=True, help="full, uniform:N or popularity:N.")
+@click.option("--k", "cutoffs", default="5,10,20", show_default=True, help="Cutoffs of the metrics.")
+@click.option("--baselines", is_flag=True, help="Also measure baselines on the same queries.")
+@click.option(
+    "--run", "run_file", type=click.Path(path_type=Path), help="Measure these ranked lists instead."
+)
+@click.option("--seed", type=int, default=0, show_default=True)
+@json_option
+def evaluate(
+    model: Path | None,
+    data: Path | None,
+    direction: str,
+    protocol: str | None,
+    split: str,
+    candidates: str,
+    cutoffs: str,
+    baselines: bool,
+    run_file: Path | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Honest numbers, both directions: full ranking, ties against us, 95% intervals."""
+    from duality.workflows.evaluate import evaluate as measure
+
+    chosen = model if model is not None or (run_file and data) else home() / "models/default"
+    report = measure(
+        chosen,
+        data=data,
+        direction=direction,
+        protocol=protocol,
+        split=split,
+        candidates=candidates,
+        ks=_cutoffs(cutoffs),
+        baselines=baselines,
+        run=run_file,
+        seed=seed,
+    )
+    emit(report, as_json, lambda document: show_report(document))
+
+
+def _cutoffs(text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise click.BadParameter(f"'{text}': write whole numbers, e.g. 5,10,20", param_hint="--k")
+    return tuple(int(part) for part in parts)
+
+
+def show_report(report: dict[str, Any]) -> None:
+    """Print one table per direction: the system first, then the baselines."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=110)
+    for direction, part in report.items():
+        names = [name for name in SHOWN if name in part["metrics"]]
+        table = Table(title=f"{direction}: {part['queries']:,} queries, candidates {part['candidates']}")
+        table.add_column("")
+        for name in names:
+            table.add_column(name, justify="right")
+        for who, metrics in {"this system": part["metrics"], **part["baselines"]}.items():
+            table.add_row(who, *(_cell(metrics[name]) for name in names))
+        console.print(table)
+        console.print(_protocol(part["protocol"]), style="dim", highlight=False)
+
+
+def _cell(metric: dict[str, Any]) -> str:
+    if metric["low"] is None:
+        return f"{metric['value']:.4f}"
+    return f"{metric['value']:.4f} [{metric['low']:.4f}, {metric['high']:.4f}]"
+
+
+def _protocol(protocol: Any) -> str:
+    if isinstance(protocol, dict):
+        return "\n".join(f"{key}: {value}" for key, value in protocol.items() if value)
+    return str(protocol)

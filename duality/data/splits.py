@@ -1,0 +1,99 @@
+"""Which events train the weights, which choose among them, which judge them.
+
+Shapes: E events of the dataset, U users.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from duality.data.dataset import Dataset
+
+from duality.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """One division of the events.
+
+    Args:
+        name: "leave-one-out" or "temporal".
+        train: bool [E], events that the weights may see.
+        validation: int64 events that choose epochs and settings.
+        test: int64 events that are looked at once, at the end.
+    """
+
+    name: str
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+    def hidden(self, part: str) -> np.ndarray:
+        """Events to be predicted in `part` ("validation" or "test")."""
+        return self.test if part == "test" else self.validation
+
+    def visible(self, part: str) -> np.ndarray:
+        """bool [E]: events that may serve as history when `part` is predicted."""
+        visible = self.train.copy()
+        if part == "test":
+            visible[self.validation] = True
+        return visible
+
+
+def leave_one_out(dataset: Dataset, *, least: int = 3) -> Split:
+    """Last event of each user for test, the one before for validation, the rest for training.
+
+    Users with fewer than `least` events train only (Kang & McAuley, SASRec, 2018: convention A).
+    """
+    indptr = np.asarray(dataset.user_indptr)
+    ends = indptr[1:][np.diff(indptr) >= least]
+    train = np.ones(dataset.num_events, dtype=bool)
+    train[ends - 1] = False
+    train[ends - 2] = False
+    return Split("leave-one-out", train, ends - 2, ends - 1)
+
+
+def temporal(dataset: Dataset, *, share: float = 0.1) -> Split:
+    """Cut at two moments: the last `share` of events is test, the `share` before it validation.
+
+    Of each user, the first event after a cut is the one to predict, so a history never holds an
+    event that is later than the cut it is asked at.
+
+    Raises:
+        InputError: the dataset has an order but no time.
+    """
+    if dataset.event_time is None:
+        raise InputError("the temporal protocol needs times, and this dataset has only an order per user")
+    time = np.asarray(dataset.event_time)
+    first_cut, second_cut = np.quantile(time, [1 - 2 * share, 1 - share], method="lower")
+    train = time < first_cut
+    return Split(
+        "temporal",
+        train,
+        _first_per_user(dataset, (time >= first_cut) & (time < second_cut)),
+        _first_per_user(dataset, time >= second_cut),
+    )
+
+
+def _first_per_user(dataset: Dataset, mask: np.ndarray) -> np.ndarray:
+    events = np.flatnonzero(mask)
+    return events[np.unique(dataset.event_user[events], return_index=True)[1]]
+
+
+SPLITS: dict[str, Callable[[Dataset], Split]] = {"leave-one-out": leave_one_out, "temporal": temporal}
+
+
+def split_named(dataset: Dataset, name: str) -> Split:
+    """The split that `name` names.
+
+    Raises:
+        InputError: no such split, or the dataset lacks what it needs.
+    """
+    if name not in SPLITS:
+        raise InputError(f"no split '{name}': choose one of {', '.join(SPLITS)}")
+    return SPLITS[name](dataset)

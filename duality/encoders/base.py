@@ -1,0 +1,85 @@
+"""The contract of every encoder: packed rows in, one state per row out.
+
+A batch of sequences is one matrix: the rows of all sequences, one after another, without
+padding. `Layout` says where each sequence starts. Row r's state sees the rows of its own
+sequence up to and including r, nothing else.
+
+Shapes: P packed rows, S sequences, D dimensions, L rows of one sequence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Where the sequences of a packed batch lie.
+
+    Args:
+        lengths: int64 [S], each >= 1, in packed order. Attention runs once per run of equal
+            neighbours, so a batch sorted by length is computed in the fewest calls.
+    """
+
+    lengths: np.ndarray
+
+    def __post_init__(self) -> None:
+        if len(self.lengths) and self.lengths.min() < 1:
+            raise ValueError("a packed sequence needs at least one row")
+
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        """int64 [S + 1]: rows offsets[s] to offsets[s + 1] belong to sequence s."""
+        return np.concatenate(([0], np.cumsum(self.lengths, dtype=np.int64)))
+
+    @cached_property
+    def positions(self) -> np.ndarray:
+        """int64 [P]: 0 for the first (oldest) row of each sequence."""
+        return np.arange(self.num_rows) - np.repeat(self.offsets[:-1], self.lengths)
+
+    @cached_property
+    def runs(self) -> list[tuple[int, int, int]]:
+        """(first row, number of sequences, length) of each run of equally long neighbours."""
+        if not len(self.lengths):
+            return []
+        starts = np.flatnonzero(np.diff(self.lengths, prepend=-1))
+        counts = np.diff(starts, append=len(self.lengths))
+        return [
+            (int(self.offsets[s]), int(c), int(self.lengths[s])) for s, c in zip(starts, counts, strict=True)
+        ]
+
+    @property
+    def num_rows(self) -> int:
+        return int(self.offsets[-1])
+
+    @property
+    def last_rows(self) -> np.ndarray:
+        """int64 [S]: the newest row of each sequence."""
+        return self.offsets[1:] - 1
+
+
+class Encoder(nn.Module):
+    """Base of the encoders.
+
+    A subclass maps float [P, D] rows and their Layout to float [P, D] states. `causal` says
+    whether row r's state depends on no later row, which lets one pass serve every prefix.
+    """
+
+    causal = True
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, rows: Tensor, layout: Layout) -> Tensor:
+        raise NotImplementedError
+
+
+def packed_positions(layout: Layout, device: torch.device) -> Tensor:
+    """`layout.positions` as an int64 tensor [P] on `device`."""
+    return torch.from_numpy(layout.positions).to(device)

@@ -1,0 +1,181 @@
+"""Rank of the hidden target among its candidates, in blocks of queries.
+
+Candidates of a query: everything on the asked side that is not visibly seen with the
+source, plus the target. Ties count against the target: rank = 1 + the number of other
+candidates with a score at least as high. A scorer that gives every candidate the same
+score is therefore last, not lucky.
+
+Cost:   one [B, N] float block of scores at a time, about 10 MB.
+Shapes: Q queries, B queries of a block, N rows of the asked side, n sampled negatives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from scipy import sparse
+
+from duality.errors import DualityError, InputError
+from duality.evaluation.queries import Queries, World, contains, seen_csr
+
+_BLOCK_CELLS = 2_500_000
+_BLOCK_ROWS = 256
+
+
+class Scorer(Protocol):
+    """Anything that scores the whole asked side for a block of queries; higher is better."""
+
+    @property
+    def name(self) -> str:
+        """How the scorer is called in results."""
+
+    def score(self, queries: Queries, rows: slice, direction: str) -> np.ndarray:
+        """Scores float [B, N] of queries[rows]; no NaN; -inf for "cannot say"."""
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Who competes with the target: `full`, or `n` sampled `uniform` or by `popularity`."""
+
+    kind: str
+    n: int = 0
+
+    def __str__(self) -> str:
+        return self.kind if self.kind == "full" else f"{self.kind}:{self.n}"
+
+
+def parse_candidates(text: str) -> Candidates:
+    """Read `full`, `uniform:100` or `popularity:100`.
+
+    Raises:
+        InputError: anything else.
+    """
+    kind, _, count = text.partition(":")
+    if text == "full":
+        return Candidates("full")
+    if kind in ("uniform", "popularity") and count.isascii() and count.isdigit() and int(count) > 0:
+        return Candidates(kind, int(count))
+    raise InputError(f"candidates '{text}': write full, uniform:N or popularity:N with N at least 1")
+
+
+def blocks(num_queries: int, num_targets: int) -> Iterator[slice]:
+    """Slices of queries whose score block stays small."""
+    step = int(np.clip(_BLOCK_CELLS // max(num_targets, 1), 1, _BLOCK_ROWS))
+    for start in range(0, num_queries, step):
+        yield slice(start, min(start + step, num_queries))
+
+
+def rank_full(
+    scorer: Scorer, queries: Queries, world: World, direction: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rank every target among all its candidates.
+
+    Returns:
+        ranks int64 [Q] (1 = best) and candidates int64 [Q] (how many competed).
+
+    Raises:
+        DualityError: the scorer returned NaN or a block of the wrong shape.
+    """
+    seen = seen_csr(world, direction)
+    sources, targets = queries.sources(direction), queries.targets(direction)
+    ranks = np.empty(len(queries), dtype=np.int64)
+    for rows in blocks(len(queries), world.num_targets(direction)):
+        scores = _checked_scores(scorer, queries, rows, direction, world)
+        ranks[rows] = _ranks_of_block(scores, targets[rows], seen[sources[rows]])
+    target_seen = contains(seen, sources, targets)
+    candidates = world.num_targets(direction) - np.diff(seen.indptr)[sources] + target_seen
+    return ranks, candidates.astype(np.int64)
+
+
+def _ranks_of_block(scores: np.ndarray, targets: np.ndarray, seen: sparse.csr_matrix) -> np.ndarray:
+    row = np.arange(len(targets))
+    ahead = scores >= scores[row, targets][:, None]
+    ahead[np.repeat(row, np.diff(seen.indptr)), seen.indices] = False
+    ahead[row, targets] = False
+    return 1 + np.count_nonzero(ahead, axis=1)
+
+
+def _checked_scores(
+    scorer: Scorer, queries: Queries, rows: slice, direction: str, world: World
+) -> np.ndarray:
+    scores = np.asarray(scorer.score(queries, rows, direction))
+    expected = (rows.stop - rows.start, world.num_targets(direction))
+    if scores.shape != expected:
+        raise DualityError(f"scorer '{scorer.name}' returned shape {scores.shape} instead of {expected}")
+    if np.isnan(scores).any():
+        raise DualityError(f"scorer '{scorer.name}' returned NaN: check its weights and inputs")
+    return scores
+
+
+def sample_negatives(
+    queries: Queries, world: World, direction: str, candidates: Candidates, *, seed: int = 0
+) -> np.ndarray:
+    """Draw negatives once, so that every scorer meets the same ones.
+
+    Without replacement from the unseen candidates of each query, never the target:
+    `uniform`, or `popularity` with chances proportional to the number of training events
+    (a row without any is then never drawn). Drawn as the n smallest of exponential times
+    with rate equal to the weight, which is sampling without replacement in one pass.
+
+    Returns:
+        int32 [Q, n]; -1 fills the end of a row when fewer candidates can be drawn.
+    """
+    seen = seen_csr(world, direction)
+    sources, targets = queries.sources(direction), queries.targets(direction)
+    weights = _weights(world, direction, candidates.kind)
+    n, never = min(candidates.n, len(weights)), np.flatnonzero(weights == 0)
+    negatives = np.full((len(queries), candidates.n), -1, dtype=np.int32)
+    for rows in blocks(len(queries), len(weights)):
+        block_seen, row = seen[sources[rows]], np.arange(rows.stop - rows.start)
+        times = np.random.default_rng([seed, rows.start]).standard_exponential((len(row), len(weights)))
+        times /= np.maximum(weights, 1.0)
+        times[:, never] = np.inf
+        times[np.repeat(row, np.diff(block_seen.indptr)), block_seen.indices] = np.inf
+        times[row, targets[rows]] = np.inf
+        negatives[rows, :n] = _first_arrivals(times, n)
+    return negatives
+
+
+def _first_arrivals(times: np.ndarray, n: int) -> np.ndarray:
+    """Columns of the n smallest finite times of each row, -1 where there are fewer: int [B, n]."""
+    drawn = np.argpartition(times, n - 1, axis=1)[:, :n]
+    arrival = np.take_along_axis(times, drawn, axis=1)
+    order = np.argsort(arrival, axis=1)
+    finite = np.isfinite(np.take_along_axis(arrival, order, axis=1))
+    return np.where(finite, np.take_along_axis(drawn, order, axis=1), -1)
+
+
+def _weights(world: World, direction: str, kind: str) -> np.ndarray:
+    num_targets = world.num_targets(direction)
+    if kind == "uniform":
+        return np.ones(num_targets)
+    target = world.event_ends(direction)[1]
+    return np.bincount(target[world.train], minlength=num_targets).astype(np.float64)
+
+
+def rank_sampled(
+    scorer: Scorer, queries: Queries, world: World, direction: str, negatives: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rank every target among its sampled negatives.
+
+    Args:
+        negatives: int32 [Q, n] from `sample_negatives`.
+
+    Returns:
+        ranks int64 [Q] and candidates int64 [Q] (drawn negatives + 1).
+
+    Raises:
+        DualityError: the scorer returned NaN or a block of the wrong shape.
+    """
+    targets = queries.targets(direction)
+    ranks = np.empty(len(queries), dtype=np.int64)
+    for rows in blocks(len(queries), world.num_targets(direction)):
+        scores = _checked_scores(scorer, queries, rows, direction, world)
+        drawn = negatives[rows]
+        threshold = scores[np.arange(len(drawn)), targets[rows]][:, None]
+        ahead = (np.take_along_axis(scores, np.maximum(drawn, 0), axis=1) >= threshold) & (drawn >= 0)
+        ranks[rows] = 1 + np.count_nonzero(ahead, axis=1)
+    return ranks, 1 + np.count_nonzero(negatives >= 0, axis=1)

@@ -1,0 +1,111 @@
+"""The ranking and cycle losses, each on plain tensors.
+
+Shapes: P rows, M candidates, Q queries, D dimensions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+CHUNK = 1024  # rows whose scores are held at once: 1,024 x 3,500 float32 fit a 32 MB cache
+
+
+class _Softmax(torch.autograd.Function):
+    """Softmax loss whose [P, M] scores exist one chunk at a time; gradients are made on the way."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, queries: Tensor, positives: Tensor, candidates: Tensor, columns: Tensor, offset: float
+    ) -> tuple[Tensor, Tensor]:
+        loss, log_partition = queries.new_zeros(()), queries.new_empty(queries.shape[0])
+        grad_queries, grad_positives = torch.empty_like(queries), torch.empty_like(positives)
+        grad_candidates = torch.zeros_like(candidates)
+        for start in range(0, queries.shape[0], CHUNK):
+            part = slice(start, start + CHUNK)
+            query, positive, column = queries[part], positives[part], columns[part]
+            scores = query @ candidates.T
+            scores += offset
+            own_row = torch.nonzero(column >= 0).squeeze(1)
+            scores[own_row, column[own_row]] = -torch.inf
+            own = (query * positive).sum(1)
+            total = torch.logaddexp(scores.logsumexp(1), own)
+            log_partition[part] = total
+            loss += (total - own).sum()
+            weights = scores.sub_(total[:, None]).exp_()
+            pull = (own - total).exp_() - 1
+            grad_queries[part] = torch.addmm(pull[:, None] * positive, weights, candidates)
+            grad_positives[part] = pull[:, None] * query
+            grad_candidates.addmm_(weights.T, query)
+        count = queries.shape[0]
+        ctx.save_for_backward(grad_queries / count, grad_positives / count, grad_candidates / count)
+        ctx.mark_non_differentiable(log_partition)
+        return loss / count, log_partition
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        queries, positives, candidates = ctx.saved_tensors
+        return grads[0] * queries, grads[0] * positives, grads[0] * candidates, None, None
+
+
+def softmax_loss(
+    queries: Tensor, positives: Tensor, candidates: Tensor, columns: Tensor, *, offset: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of each row's positive against shared candidates, without storing the scores.
+
+    Args:
+        queries: float [P, D].
+        positives: float [P, D], the right answer of each row.
+        candidates: float [M, D], shared by all rows.
+        columns: int64 [P]: which candidate is the row's own positive, -1 for none. That candidate
+            does not compete.
+        offset: added to the scores of candidates: log(N / M) makes M uniform negatives stand for
+            all N, so that the returned log-partition estimates that of all items.
+
+    Returns:
+        Scalar mean loss in nats, and log Z float [P] (no gradient).
+    """
+    return _Softmax.apply(queries, positives, candidates, columns, offset)
+
+
+def masked_softmax_loss(scores: Tensor, forbidden: Tensor) -> Tensor:
+    """Mean cross-entropy with the positives on the diagonal.
+
+    Args:
+        scores: float [Q, M], M >= Q; entry (q, q) is the positive of row q.
+        forbidden: bool [Q, M]: candidates that must not compete; the diagonal is always kept.
+
+    Returns:
+        Scalar, nats. Rows without any negative count as 0.
+    """
+    keep = torch.eye(*scores.shape, dtype=torch.bool, device=scores.device)
+    scores = scores.masked_fill(forbidden & ~keep, -torch.inf)
+    return functional.cross_entropy(scores, torch.arange(scores.shape[0], device=scores.device))
+
+
+def cycle_loss(rebuilt: Tensor, original: Tensor, targets: Tensor, *, temperature: float) -> Tensor:
+    """Penalise vectors rebuilt through the other side that are mistaken for somebody else's.
+
+    Args:
+        rebuilt: float [Q, D].
+        original: float [M, D]; gradients stop here.
+        targets: int64 [Q]: row of `original` that row q was rebuilt from.
+        temperature: divides cosine logits; > 0, dimensionless.
+
+    Returns:
+        Scalar mean negative log-likelihood in nats: 0 is a perfect round trip, log(M) is no
+        better than chance.
+
+    Raises:
+        ValueError: dimensions differ, M < 2, or temperature <= 0.
+
+    Source: Huang, "Revisiting Self-Attentive Sequential Recommendation", section 4.4.
+    """
+    if rebuilt.shape[1] != original.shape[1] or original.shape[0] < 2 or temperature <= 0:
+        raise ValueError("cycle_loss needs equal dimensions, two originals or more, and a temperature > 0")
+    queries = functional.normalize(rebuilt, dim=1) / temperature
+    candidates = functional.normalize(original.detach(), dim=1)
+    return softmax_loss(queries, candidates[targets], candidates, targets)[0]

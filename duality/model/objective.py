@@ -1,0 +1,260 @@
+"""What one training step minimises: next item, next user and both cycles.
+
+A step takes a packed batch of users (whole histories of items) and a packed batch of items (whole
+histories of users). Each side reads the other from its bank of states; where an event of the item
+batch belongs to a user of the user batch, the live state replaces the stored one, so that
+gradients of the item side reach F and the item table.
+
+    next item   softmax over items of <u, e>
+    next user   softmax over states of <e, u> - log Z(u) (live users, trained items)
+                + softmax over states of <g, u> - log Z(u) (live items, banked users)
+                + softmax over generated and trained items of <u, g>: one pool, one scale
+    cycle       g made from an item's users must be nearest to that item's e;
+                u remade from its items' generated vectors must be nearest to that user's u
+
+A negative user of an item never met it and is taken no later than the moment of the query.
+
+Shapes: P rows of the user batch, R rows of the item batch, Q sampled queries, D dimensions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from duality.config import Config
+from duality.encoders.base import Layout
+from duality.model.bank import StateBank
+from duality.model.losses import cycle_loss, masked_softmax_loss, softmax_loss
+from duality.model.two_sided import TwoSided, before_each
+
+
+class LossConfig(Config):
+    """`[loss]` of a recipe: weights, sample sizes, temperatures. A weight of 0 skips the term."""
+
+    next_item: float = 1.0
+    users_compete: float = 0.5
+    next_user: float = 0.5
+    items_compete: float = 0.5
+    cycle_item: float = 0.1
+    cycle_user: float = 0.1
+    negatives: int = 0  # uniform negatives shared by a batch; 0 takes every item
+    queries: int = 1024  # rows sampled for each user-side competition
+    item_queries: int = 512  # rows sampled from the item batch
+    cycle_rows: int = 2048  # rows of the user batch that are remade from generated items
+    temperature: float = 0.07  # of the cycles' cosines
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """A packed batch of one side, on the CPU.
+
+    Args:
+        events: int64 [P], event numbers, oldest first inside a history.
+        owners: int64 [P], the row's user (or item).
+        members: int64 [P], the row's item (or user).
+        layout: where the histories lie.
+        time: int64 [P], or None when the log has no time.
+    """
+
+    events: np.ndarray
+    owners: np.ndarray
+    members: np.ndarray
+    layout: Layout
+    time: np.ndarray | None
+
+
+class Objective:
+    """The losses of one model over its two banks.
+
+    Args:
+        model: trained in place.
+        config: weights and sizes.
+        user_bank, item_bank: states just before each event.
+        rng: draws negatives and query rows.
+    """
+
+    def __init__(
+        self,
+        model: TwoSided,
+        config: LossConfig,
+        user_bank: StateBank,
+        item_bank: StateBank,
+        rng: np.random.Generator,
+    ) -> None:
+        self.model, self.config, self.rng = model, config, rng
+        self.user_bank, self.item_bank = user_bank, item_bank
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.item_table.device
+
+    def step(self, users: Batch, items: Batch | None, *, remake_users: bool) -> dict[str, Tensor]:
+        """Weighted losses of one step, by name; also writes both banks.
+
+        Args:
+            users: histories of items.
+            items: histories of users, or None while only the user side warms up.
+            remake_users: whether the item bank is filled, so that the user cycle can run.
+        """
+        user_before, losses = self._user_side(users)
+        if items is not None:
+            item_before, item_losses = self._item_side(items, users, user_before)
+            losses |= item_losses
+            if remake_users and self.config.cycle_user and len(users.layout.lengths) > 1:
+                losses["cycle_user"] = self._remade_users(users, user_before, items, item_before)
+        return {name: getattr(self.config, name) * loss for name, loss in losses.items()}
+
+    def _user_side(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        table = self.model.item_table
+        item = self._tensor(batch.members)
+        vectors = table[item]
+        states = self.model.user_states(vectors, batch.layout)
+        before = before_each(states, self.model.empty_user, batch.layout)
+        losses = {}
+        if self.config.next_item:
+            losses["next_item"], log_partition = self._next_item(before, vectors, batch.members)
+        else:
+            log_partition = self.model.log_partition(before)
+        self.user_bank.write(batch.events, before, log_partition)
+        self._track_mean(before)
+        if self.config.users_compete:
+            rows = self._sample(len(batch.events), self.config.queries)
+            forbidden = self._tensor(forbidden_users(batch, rows, met_owner_by_member(batch, rows)))
+            scores = vectors[rows] @ before[rows].T - log_partition[rows]
+            losses["users_compete"] = masked_softmax_loss(scores, forbidden)
+        return before, losses
+
+    def _next_item(self, before: Tensor, vectors: Tensor, items: np.ndarray) -> tuple[Tensor, Tensor]:
+        table, wanted = self.model.item_table, self.config.negatives
+        if not wanted or wanted >= len(table):
+            return softmax_loss(before, vectors, table, self._tensor(items))
+        drawn = np.unique(self.rng.integers(len(table), size=wanted))
+        column = np.searchsorted(drawn, items).clip(max=len(drawn) - 1)
+        column = np.where(drawn[column] == items, column, -1)
+        offset = float(np.log(len(table) / len(drawn)))
+        return softmax_loss(before, vectors, table[self._tensor(drawn)], self._tensor(column), offset=offset)
+
+    def _item_side(self, batch: Batch, users: Batch, live: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        config = self.config
+        incoming, log_partition = self._banked(self.user_bank, batch.events, users.events, live)
+        states = self.model.item_states(incoming, batch.layout)
+        before = before_each(states, self.model.empty_item, batch.layout)
+        self.item_bank.write(batch.events, before)
+        rows = self._sample_early(batch.layout, config.item_queries)
+        met = met_member_by_owner(batch, rows)
+        generated, user = before[rows], incoming[rows]
+        item = self._tensor(batch.owners[rows])
+        losses = {}
+        if config.next_user:
+            forbidden = self._tensor(forbidden_users(batch, rows, met))
+            losses["next_user"] = masked_softmax_loss(generated @ user.T - log_partition[rows], forbidden)
+        if config.items_compete:
+            pool, columns = self._trained_items(batch.owners[rows])
+            scores = torch.cat((user @ generated.T, user @ pool.T), dim=1)
+            forbidden = torch.cat((self._tensor(met.T), columns), dim=1)
+            losses["items_compete"] = masked_softmax_loss(scores, forbidden)
+        if config.cycle_item:
+            known = torch.from_numpy(np.flatnonzero(batch.layout.positions[rows] > 0)).to(self.device)
+            losses["cycle_item"] = cycle_loss(
+                generated[known], self.model.item_table, item[known], temperature=config.temperature
+            )
+        return before, losses
+
+    def _banked(
+        self, bank: StateBank, events: np.ndarray, live_events: np.ndarray, live: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """States [R, D] and log Z [R] before `events`: from the bank, live where there are any."""
+        states, log_partition = bank.read(events, self.device)
+        order = np.argsort(live_events)
+        found = order[np.searchsorted(live_events, events, sorter=order).clip(max=len(order) - 1)]
+        hit = np.flatnonzero(live_events[found] == events)
+        return states.index_copy(0, self._tensor(hit), live[self._tensor(found[hit])]), log_partition
+
+    def _trained_items(self, own: np.ndarray, most: int = 4096) -> tuple[Tensor, Tensor]:
+        """Trained vectors [M, D] that compete with generated ones (no gradient), and where each
+        row's own item is among them, bool [Q, M]."""
+        table = self.model.item_table.detach()
+        if len(table) <= most:
+            ids = np.arange(len(table))
+        else:
+            ids = np.unique(self.rng.integers(len(table), size=most))
+        return table[self._tensor(ids)], self._tensor(own[:, None] == ids)
+
+    def _remade_users(self, batch: Batch, before: Tensor, items: Batch, live: Tensor) -> Tensor:
+        """User cycle: F over the items as they were before this user came, against F over E."""
+        offsets = batch.layout.offsets
+        first = int(self.rng.integers(len(offsets) - 2))
+        reach = int(np.searchsorted(offsets, offsets[first] + self.config.cycle_rows, side="right")) - 1
+        last = max(first + 2, reach)
+        part = slice(offsets[first], offsets[last])
+        layout = Layout(batch.layout.lengths[first:last])
+        generated, _ = self._banked(self.item_bank, batch.events[part], items.events, live)
+        remade = before_each(self.model.user_states(generated, layout), self.model.empty_user, layout)
+        known = self.rng.permutation(np.flatnonzero(layout.positions > 0))[: self.config.item_queries]
+        rows, owner = self._tensor(known), batch.owners[part][known]
+        queries = functional.normalize(remade[rows], dim=1) / self.config.temperature
+        originals = functional.normalize(before[part][rows].detach(), dim=1)
+        return masked_softmax_loss(queries @ originals.T, self._tensor(owner[:, None] == owner))
+
+    def _track_mean(self, states: Tensor, momentum: float = 0.99) -> None:
+        if self.model.training:
+            self.model.population_mean.lerp_(states.detach().mean(0), 1 - momentum)
+
+    def _sample(self, rows: int, most: int) -> np.ndarray:
+        return self.rng.permutation(rows)[:most]
+
+    def _sample_early(self, layout: Layout, most: int) -> np.ndarray:
+        """Rows of the item batch, drawn with odds falling as 1/√position: few users is the case
+        that G exists for, and the long tails of popular items would drown it."""
+        keys = self.rng.exponential(size=layout.num_rows) * np.sqrt(layout.positions + 1)
+        return np.argsort(keys)[:most]
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(self.device)
+
+
+def met_owner_by_member(batch: Batch, rows: np.ndarray) -> np.ndarray:
+    """bool [Q, Q]: entry (q, m) is True when the owner of row m has the member of row q.
+
+    The batch holds whole histories, so this is exact: in a user batch, whether user m ever met
+    item q in training.
+    """
+    return _has(batch, rows)[:, _owner_number(batch)[rows]]
+
+
+def met_member_by_owner(batch: Batch, rows: np.ndarray) -> np.ndarray:
+    """bool [Q, Q]: entry (q, m) is True when the owner of row q has the member of row m.
+
+    In an item batch, whether item q was ever met by user m in training.
+    """
+    return _has(batch, rows)[:, _owner_number(batch)[rows]].T
+
+
+def _owner_number(batch: Batch) -> np.ndarray:
+    return np.repeat(np.arange(len(batch.layout.lengths)), batch.layout.lengths)
+
+
+def _has(batch: Batch, rows: np.ndarray) -> np.ndarray:
+    """bool [Q, S]: whether history s holds the member of row q."""
+    wanted, place = np.unique(batch.members[rows], return_inverse=True)
+    column = np.searchsorted(wanted, batch.members).clip(max=len(wanted) - 1)
+    found = wanted[column] == batch.members
+    has = np.zeros((len(wanted), len(batch.layout.lengths)), dtype=bool)
+    has[column[found], _owner_number(batch)[found]] = True
+    return has[place]
+
+
+def forbidden_users(batch: Batch, rows: np.ndarray, met: np.ndarray) -> np.ndarray:
+    """bool [Q, Q]: user states m that must not compete for the item of query q.
+
+    Forbidden are users who met the item and, where there is time, states later than the query.
+    """
+    if batch.time is None:
+        return met
+    time = batch.time[rows]
+    return met | (time[None, :] > time[:, None])

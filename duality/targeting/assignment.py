@@ -1,0 +1,203 @@
+"""Who goes to which campaign: as many filled slots as possible, then the largest total value.
+
+Filling comes first because values are log-probabilities and mostly negative: a plain
+maximum would leave slots empty. A campaign that prefers an empty slot to a bad user says so
+through its eligibility (-inf).
+
+The problem is a transportation problem with a fixed total F of filled slots. Its constraint
+rows form two laminar families (campaigns and their total; users), so the matrix is totally
+unimodular and the vertex that the simplex returns is a 0/1 assignment: the linear programme
+is exact.
+
+Only the best K_c = s_c + floor((S - s_c) / cap) + 1 eligible users of campaign c are edges
+of the programme, S the sum of sizes. That loses nothing: suppose c uses a user outside this
+list. At most s_c - 1 users of the list are already with c, and the other campaigns' S - s_c
+slots can bring at most floor((S - s_c) / cap) users to their cap, so some user of the list is
+free and at least as good; swap, and repeat. The same counting shows that greedy never looks
+past the list. (The one user more than the counting needs makes the prices below tight.)
+
+`bound` is a Lagrangian bound over all users, the pruned pairs included: charge every user's
+price and the price of filling, and let each campaign take its best s_c users at these prices.
+Any prices give a valid upper bound, so a gap of zero proves the optimum without trusting
+either the solver or the pruning.
+
+Cost:   30,000 edges 0.3 s, 200,000 edges 6 s on one core (sizes 10 x 300, 20 x 500).
+Shapes: C campaigns, U users, edges = sum of K_c at most C * S.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import sparse
+from scipy.optimize import linprog
+from scipy.sparse.csgraph import maximum_flow
+
+from duality.errors import DualityError
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """An optimal assignment and its certificate.
+
+    Attributes:
+        rows: per campaign, int64 user rows, best value first, then lowest row.
+        objective: total value of the assignment.
+        bound: no assignment that fills as many slots has a larger total value.
+        gap: (bound - objective) / max(1, |objective|); 0 up to rounding proves the optimum.
+        prices: float64 [U]; what one more campaign for this user would add to the total.
+    """
+
+    rows: list[np.ndarray]
+    objective: float
+    bound: float
+    gap: float
+    prices: np.ndarray
+
+    @property
+    def filled(self) -> list[int]:
+        """Users per campaign; less than asked where no eligible user was left."""
+        return [len(rows) for rows in self.rows]
+
+
+@dataclass(frozen=True)
+class Edges:
+    """Eligible (campaign, user) pairs worth looking at: int64, int64, float64, all [edges]."""
+
+    campaign: np.ndarray
+    user: np.ndarray
+    value: np.ndarray
+
+
+def assign(values: np.ndarray, sizes: Sequence[int], cap: int = 1) -> Assignment:
+    """Fill as many slots as possible, with the largest total value among all ways to do so.
+
+    Args:
+        values: float64 [C, U]; -inf where the user is not eligible.
+        sizes: slots of each campaign, at least 1.
+        cap: campaigns per user at most, at least 1.
+
+    Raises:
+        ValueError: shapes differ, a size or the cap is below 1, or a value is NaN or +inf.
+        DualityError: the solver gave up.
+    """
+    values, slots = _checked(values, sizes, cap)
+    edges = candidate_edges(values, slots, cap)
+    filled = _most_filled(edges, values.shape, slots, cap)
+    if filled == 0:
+        empty = [np.empty(0, dtype=np.int64) for _ in slots]
+        return Assignment(empty, 0.0, 0.0, 0.0, np.zeros(values.shape[1]))
+    chosen, prices, filling = _solve(edges, values.shape, slots, cap, filled)
+    rows = _rows_by_campaign(edges, chosen, len(slots))
+    objective = total_value(values, rows)
+    bound = _bound_at(values, slots, prices, filling) + cap * float(prices.sum()) + filled * filling
+    return Assignment(rows, objective, bound, (bound - objective) / max(1.0, abs(objective)), prices)
+
+
+def greedy(values: np.ndarray, sizes: Sequence[int], cap: int = 1) -> list[np.ndarray]:
+    """Take pairs from the best value down while there is room: for comparison.
+
+    Arguments and errors as `assign`; returns user rows per campaign, best first.
+    """
+    values, slots = _checked(values, sizes, cap)
+    edges = candidate_edges(values, slots, cap)
+    order = np.lexsort((edges.user, edges.campaign, -edges.value))
+    room, left = slots.tolist(), dict.fromkeys(edges.user.tolist(), cap)
+    rows: list[list[int]] = [[] for _ in room]
+    for campaign, user in zip(edges.campaign[order].tolist(), edges.user[order].tolist()):
+        if room[campaign] and left[user]:
+            rows[campaign].append(user)
+            room[campaign] -= 1
+            left[user] -= 1
+    return [np.array(users, dtype=np.int64) for users in rows]
+
+
+def total_value(values: np.ndarray, rows: Sequence[np.ndarray]) -> float:
+    """Sum of values [C, U] over the users of each campaign."""
+    return float(sum(values[campaign, users].sum() for campaign, users in enumerate(rows)))
+
+
+def candidate_edges(values: np.ndarray, sizes: np.ndarray, cap: int) -> Edges:
+    """The best K_c eligible users of each campaign (see the module for K_c and its proof)."""
+    keep = np.minimum(sizes + (sizes.sum() - sizes) // cap + 1, values.shape[1])
+    campaign, user = [], []
+    for c, k in enumerate(keep):
+        best = np.argsort(-values[c], kind="stable")[:k]
+        best = best[np.isfinite(values[c, best])]
+        campaign.append(np.full(len(best), c))
+        user.append(best)
+    campaigns, users = np.concatenate(campaign), np.concatenate(user)
+    return Edges(campaigns, users, values[campaigns, users])
+
+
+def _checked(values: np.ndarray, sizes: Sequence[int], cap: int) -> tuple[np.ndarray, np.ndarray]:
+    values, slots = np.asarray(values, dtype=np.float64), np.asarray(sizes, dtype=np.int64)
+    if values.ndim != 2 or slots.shape != values.shape[:1] or len(slots) == 0:
+        raise ValueError("values must be [C, U] with one size per campaign")
+    if slots.min() < 1 or cap < 1:
+        raise ValueError("sizes and cap must be at least 1")
+    if np.isnan(values).any() or np.isposinf(values).any():
+        raise ValueError("values must be finite, or -inf for a user who is not eligible")
+    return values, slots
+
+
+def _most_filled(edges: Edges, shape: tuple[int, int], sizes: np.ndarray, cap: int) -> int:
+    """Largest number of slots that can be filled at once: a maximum flow."""
+    num_campaigns, num_users = shape
+    source, sink = num_campaigns + num_users, num_campaigns + num_users + 1
+    campaigns, users = np.arange(num_campaigns), np.unique(edges.user) + num_campaigns
+    tail = np.concatenate([np.full(num_campaigns, source), edges.campaign, users])
+    head = np.concatenate([campaigns, edges.user + num_campaigns, np.full(len(users), sink)])
+    capacity = np.concatenate([sizes, np.ones(len(edges.user)), np.full(len(users), cap)])
+    graph = sparse.csr_matrix((capacity.astype(np.int32), (tail, head)), shape=(sink + 1, sink + 1))
+    return int(maximum_flow(graph, source, sink).flow_value)
+
+
+def _solve(
+    edges: Edges, shape: tuple[int, int], sizes: np.ndarray, cap: int, filled: int
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Solve the linear programme: chosen edges bool [edges], user prices [U], price of filling."""
+    num_campaigns, num_users = shape
+    crowded = np.flatnonzero(np.bincount(edges.user, minlength=num_users) > cap)
+    row_of_user = np.full(num_users, -1)
+    row_of_user[crowded] = num_campaigns + np.arange(len(crowded))
+    user_row = row_of_user[edges.user]
+    bound_by_user = user_row >= 0
+    number = np.arange(len(edges.value))
+    rows = np.concatenate([edges.campaign, user_row[bound_by_user]])
+    columns = np.concatenate([number, number[bound_by_user]])
+    limits = np.concatenate([sizes, np.full(len(crowded), cap)])
+    result = linprog(
+        -edges.value,
+        A_ub=sparse.csr_matrix((np.ones(len(rows)), (rows, columns)), shape=(len(limits), len(number))),
+        b_ub=limits,
+        A_eq=sparse.csr_matrix(np.ones((1, len(number)))),
+        b_eq=[filled],
+        bounds=(0, 1),
+        method="highs-ds",
+    )
+    if result.x is None or np.abs(result.x - np.round(result.x)).max() > 1e-6:
+        raise DualityError(f"the assignment could not be solved: {result.message}")
+    prices = np.zeros(num_users)
+    # Clipped because the bound needs prices >= 0 and the solver may miss zero by a rounding error.
+    prices[crowded] = np.maximum(-result.ineqlin.marginals[num_campaigns:], 0.0)
+    return result.x > 0.5, prices, float(-result.eqlin.marginals[0])
+
+
+def _bound_at(values: np.ndarray, sizes: np.ndarray, prices: np.ndarray, filling: float) -> float:
+    """What the campaigns gain in total when each takes its best users at these prices."""
+    gain = 0.0
+    for row, size in zip(values, sizes):
+        surplus = np.maximum(row - prices - filling, 0.0)
+        best = np.partition(surplus, -size)[-size:] if size < len(surplus) else surplus
+        gain += float(best.sum())
+    return gain
+
+
+def _rows_by_campaign(edges: Edges, chosen: np.ndarray, num_campaigns: int) -> list[np.ndarray]:
+    campaign, user, value = edges.campaign[chosen], edges.user[chosen], edges.value[chosen]
+    order = np.lexsort((user, -value, campaign))
+    ends = np.cumsum(np.bincount(campaign, minlength=num_campaigns))[:-1]
+    return np.split(user[order], ends)

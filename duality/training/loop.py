@@ -1,0 +1,263 @@
+"""The training loop: packed batches of both sides, one objective, early stopping on validation.
+
+Reads:  histories of both sides (training events only), a `validate` callable.
+Writes: under the model folder, `log.jsonl` (one line per epoch) and `checkpoint/` (atomic).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from duality.artifacts import atomic_file
+from duality.config import Config
+from duality.data.batches import row_batches
+from duality.data.histories import Histories
+from duality.encoders.base import Layout
+from duality.errors import InputError, TrainingError
+from duality.model.bank import StateBank
+from duality.model.objective import Batch, LossConfig, Objective
+from duality.model.two_sided import TwoSided
+from duality.runtime import progress
+from duality.training.checkpoint import TrainState, load_checkpoint, optimizer_state, save_checkpoint
+
+Validate = Callable[[TwoSided], dict[str, float]]
+
+
+class TrainConfig(Config):
+    """`[train]` of a recipe."""
+
+    epochs: int = 30
+    rows: int = 8000  # events of users per step
+    item_share: float = 0.5  # events of items per step, as a share of `rows`
+    warmup_epochs: int = 1  # epochs of the user side alone, which fill its bank
+    learning_rate: float = 2e-3
+    warmup_steps: int = 100
+    final_rate: float = 0.02  # the cosine schedule ends at this share of learning_rate
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    patience: int = 8  # epochs without a better validation before stopping
+    metric: str = "user_to_item.ndcg@10"
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Events:
+    """The columns that batches are cut from: int32 users and items, int64 times or None, all [E]."""
+
+    user: np.ndarray
+    item: np.ndarray
+    time: np.ndarray | None
+
+
+class Trainer:
+    """Trains one model on one split.
+
+    Args:
+        model: moved to `device` and trained in place.
+        events: columns of all events; only those in the histories are read.
+        users, items: histories of training events, per side.
+        loss, config: settings.
+        folder: the model folder, where log and checkpoint go.
+        settings: fingerprint of everything that must not change between a run and its resumption.
+    """
+
+    def __init__(
+        self,
+        model: TwoSided,
+        events: Events,
+        users: Histories,
+        items: Histories,
+        loss: LossConfig,
+        config: TrainConfig,
+        *,
+        folder: Path,
+        settings: str = "",
+        device: str = "cpu",
+    ) -> None:
+        self.model, self.events, self.users, self.items = model.to(device), events, users, items
+        self.loss, self.config, self.folder, self.device = loss, config, folder, device
+        self.user_bank = StateBank(len(events.user), model.dim)
+        self.item_bank = StateBank(len(events.user), model.dim)
+        self.optimizer = torch.optim.AdamW(
+            _parameter_groups(model, config.weight_decay), lr=config.learning_rate, betas=(0.9, 0.98)
+        )
+        self.state = TrainState(settings=settings)
+        self.best: dict[str, Tensor] = {}
+
+    @property
+    def two_sided(self) -> bool:
+        """Whether any term needs the item encoder."""
+        loss = self.loss
+        return any((loss.next_user, loss.items_compete, loss.cycle_item, loss.cycle_user))
+
+    def resume(self) -> None:
+        """Go on from the checkpoint.
+
+        Raises:
+            InputError: none there, or it was made with other settings or data.
+        """
+        state, tensors = load_checkpoint(self.folder)
+        if state.settings != self.state.settings:
+            raise InputError(
+                f"{self.folder}: the checkpoint was made with other settings or data: train without --resume"
+            )
+        self.state, self.best = state, tensors["best"]
+        self.model.load_state_dict(tensors["model"])
+        self.optimizer.load_state_dict(optimizer_state(self.optimizer, tensors["optimizer"]))
+        for name, bank in self._banks().items():
+            bank[...] = tensors["banks"][name].numpy()
+
+    def fit(self, validate: Validate) -> TrainState:
+        """Train to the last epoch or until validation stops improving; then load the best epoch.
+
+        Args:
+            validate: maps the model, in evaluation mode, to metrics by name, higher is better.
+
+        Raises:
+            TrainingError: a loss is not finite; the last good checkpoint stays.
+        """
+        steps = len(row_batches(self.users, self.config.rows))
+        if not steps:
+            raise TrainingError("nothing to train on: no user has a training event")
+        while self.state.epoch < self.config.epochs and not self._stalled():
+            started = time.monotonic()
+            losses = self._epoch(self.state.epoch + 1)
+            trained = time.monotonic() - started
+            self.model.eval()
+            metrics = validate(self.model)
+            self._finish_epoch(losses, metrics, started, trained)
+        self.model.load_state_dict(self.best)
+        self.model.eval()
+        return self.state
+
+    def _stalled(self) -> bool:
+        return self.state.epoch - self.state.best_epoch >= self.config.patience > 0
+
+    def _epoch(self, epoch: int) -> dict[str, float]:
+        rng = np.random.default_rng([self.config.seed, epoch])
+        torch.manual_seed(int(rng.integers(1 << 62)))
+        self.model.train()
+        objective = Objective(self.model, self.loss, self.user_bank, self.item_bank, rng)
+        batches = row_batches(self.users, self.config.rows, rng)
+        rng.shuffle(batches)
+        with_items = self.two_sided and epoch > self.config.warmup_epochs
+        item_batches = self._item_batches() if with_items else None
+        sums: dict[str, float] = {}
+        with progress(len(batches), f"epoch {epoch}/{self.config.epochs}", unit="steps") as bar:
+            for number, owners in enumerate(batches, 1):
+                items = next(item_batches) if item_batches else None
+                remake = epoch > self.config.warmup_epochs + 1
+                losses = objective.step(self._batch(self.users, owners), items, remake_users=remake)
+                for name, value in self._update(losses, epoch, number, len(batches)).items():
+                    sums[name] = sums.get(name, 0.0) + value
+                bar.advance(note=f"loss {sum(sums.values()) / number:.3f}")
+        return {name: value / len(batches) for name, value in sums.items()}
+
+    def _update(self, losses: dict[str, Tensor], epoch: int, number: int, steps: int) -> dict[str, float]:
+        values = {name: float(loss.detach()) for name, loss in losses.items()}
+        bad = [name for name, value in values.items() if not math.isfinite(value)]
+        if bad:
+            raise TrainingError(
+                f"epoch {epoch}, step {number}: loss {', '.join(bad)} is not finite; the last good checkpoint "
+                f"is epoch {self.state.epoch}: lower train.learning_rate and run again with --resume"
+            )
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * self._rate(steps)
+        self.optimizer.zero_grad(set_to_none=True)
+        sum(losses.values(), torch.zeros((), device=self.device)).backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        self.optimizer.step()
+        self.state.step += 1
+        return values
+
+    def _rate(self, steps_per_epoch: int) -> float:
+        """Linear warm-up, then a cosine down to `final_rate`."""
+        config, step = self.config, self.state.step + 1
+        if step < config.warmup_steps:
+            return step / config.warmup_steps
+        done = min(step / (steps_per_epoch * config.epochs), 1.0)
+        return config.final_rate + (1 - config.final_rate) * 0.5 * (1 + math.cos(math.pi * done))
+
+    def _item_batches(self) -> Iterator[Batch]:
+        """Endless packed batches of items; the place in the current pass is part of the state."""
+        rows = max(1, round(self.config.rows * self.config.item_share))
+        while True:
+            rng = np.random.default_rng([self.config.seed, self.state.item_epoch, 1])
+            batches = row_batches(self.items, rows, rng)
+            rng.shuffle(batches)
+            while self.state.item_batch < len(batches):
+                self.state.item_batch += 1
+                yield self._batch(self.items, batches[self.state.item_batch - 1])
+            self.state.item_batch, self.state.item_epoch = 0, self.state.item_epoch + 1
+
+    def _batch(self, histories: Histories, owners: np.ndarray) -> Batch:
+        rows, lengths = histories.packed(owners)
+        owner = np.repeat(owners, lengths)
+        is_user = histories is self.users
+        member = self.events.item[rows] if is_user else self.events.user[rows]
+        when = None if self.events.time is None else self.events.time[rows]
+        return Batch(rows, owner, member.astype(np.int64), Layout(lengths), when)
+
+    def _finish_epoch(
+        self, losses: dict[str, float], metrics: dict[str, float], started: float, trained: float
+    ) -> None:
+        state = self.state
+        state.epoch += 1
+        state.seconds += time.monotonic() - started
+        rows = len(self.users.event)
+        state.history.append(
+            {
+                "epoch": state.epoch,
+                "loss": {name: round(value, 6) for name, value in losses.items()},
+                "validation": metrics,
+                "seconds": round(trained, 2),
+                "positions_per_second": round(rows / trained),
+            }
+        )
+        value = metrics[self.config.metric]
+        if value > state.best_value:
+            state.best_value, state.best_epoch = value, state.epoch
+            self.best = {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
+        self._save()
+
+    def _save(self) -> None:
+        save_checkpoint(
+            self.folder,
+            self.state,
+            model={k: v.detach().cpu() for k, v in self.model.state_dict().items()},
+            best=self.best,
+            optimizer=self.optimizer.state_dict(),
+            banks={name: torch.from_numpy(bank) for name, bank in self._banks().items()},
+        )
+        write_log(self.folder / "log.jsonl", self.state.history)
+
+    def _banks(self) -> dict[str, np.ndarray]:
+        return {
+            "user.states": self.user_bank.states,
+            "user.log_partition": self.user_bank.log_partition,
+            "item.states": self.item_bank.states,
+        }
+
+
+def write_log(path: Path, history: list[dict[str, Any]]) -> None:
+    """One JSON line per epoch; rewritten whole, so that it always agrees with the checkpoint."""
+    import json
+
+    with atomic_file(path) as temporary:
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in history), encoding="utf-8")
+
+
+def _parameter_groups(model: TwoSided, weight_decay: float) -> list[dict[str, Any]]:
+    """Decay for matrices; none for the item table (rare items would fade), norms and biases."""
+    matrices = [p for n, p in model.named_parameters() if p.dim() > 1 and n != "item_table"]
+    others = [p for n, p in model.named_parameters() if p.dim() <= 1 or n == "item_table"]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]

@@ -1,0 +1,73 @@
+"""From a model to what is stored: embedding files, and the pair of indexes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from duality.data.dataset import Dataset
+from duality.embeddings import embed as embed_both
+from duality.embeddings import write_embeddings
+from duality.errors import InputError
+from duality.index import pair
+from duality.index.spec import load_spec
+from duality.model.folder import ModelFolder
+from duality.runtime import num_threads, say
+from duality.workflows.train import dataset_of
+
+
+def embed(model: Path, out: Path, data: Path | None = None) -> dict[str, Any]:
+    """Write `users.parquet` and `items.parquet` under `out`: `users`, `items`, `dim` (stored form)."""
+    torch.set_num_threads(num_threads())
+    folder = ModelFolder.open(model)
+    users, items = embed_both(folder.load(), dataset_of(folder, data))
+    write_embeddings(users, out / "users.parquet")
+    write_embeddings(items, out / "items.parquet")
+    return {"users": len(users), "items": len(items), "dim": folder.config["dim"] + 1}
+
+
+def build_index(model: Path, out: Path, spec: str | Path | None, data: Path | None) -> dict[str, Any]:
+    """Embed a dataset and build both indexes.
+
+    Args:
+        model: model folder.
+        out: index folder; an older index there is replaced in one step.
+        spec: name or file of an index recipe; None takes "exact".
+        data: dataset folder; None takes the one the model recorded.
+
+    Returns:
+        `users`, `items`, `dim`, `kind`, `version`.
+
+    Raises:
+        InputError: the dataset's items are not those of the model.
+    """
+    torch.set_num_threads(num_threads())
+    options = load_spec(spec)
+    folder = ModelFolder.open(model)
+    dataset = dataset_of(folder, data)
+    check_items(folder, dataset)
+    users, items = embed_both(folder.load(), dataset)
+    extra = {
+        "model": {"path": os.path.relpath(folder.path, out), "fingerprint": folder.fingerprint},
+        "dataset": {"path": os.path.relpath(dataset.path, out), "fingerprint": dataset.fingerprint},
+    }
+    document = pair.build(out, users, items, spec=options, manifest_extra=extra)
+    generated = sum(items.column("generated").to_pylist())
+    if generated:
+        say(f"{generated:,} items had no training event: their vectors were generated from their users")
+    return document
+
+
+def check_items(folder: ModelFolder, dataset: Dataset) -> None:
+    """Raise InputError unless the dataset's item rows are the rows of the model's table."""
+    same = folder.config["data"]["fingerprint"] == dataset.fingerprint
+    if not same and list(folder.item_ids.ids(range(len(folder.item_ids)))) != list(
+        dataset.item_ids.ids(range(dataset.num_items))
+    ):
+        raise InputError(
+            f"{dataset.path} has other items than the model {folder.path} was trained on: "
+            "train on this dataset, or pass the one the model knows with --data"
+        )

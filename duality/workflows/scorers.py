@@ -1,0 +1,136 @@
+"""A trained model as scorers for the evaluation, and the controls made of the same states.
+
+Every scorer answers with what is visible at the query: user states end at the last visible event,
+item states made from users end before the query's time.
+
+Shapes: U users, I items, E events, D dimensions, B queries of a block.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from duality.data.dataset import Dataset
+from duality.data.histories import item_histories, user_histories
+from duality.embeddings import (
+    item_vectors,
+    packed_item_states,
+    states_before_events,
+    stored_items,
+    stored_users,
+    user_states,
+)
+from duality.evaluation.queries import USER_TO_ITEM, Queries
+from duality.model.two_sided import TwoSided
+
+
+class States:
+    """What a model makes of the visible events; each part is computed once, when first asked for."""
+
+    def __init__(self, model: TwoSided, dataset: Dataset, visible: np.ndarray) -> None:
+        self.model, self.dataset, self.visible = model, dataset, visible
+
+    @cached_property
+    def items(self) -> np.ndarray:
+        """float32 [I, D + 1], stored form."""
+        return stored_items(item_vectors(self.model, self.dataset, self.visible)[0])
+
+    @cached_property
+    def users(self) -> np.ndarray:
+        """float32 [U, D + 1], stored form."""
+        histories = user_histories(self.dataset, self.visible)
+        vectors = torch.from_numpy(self.items[:, :-1].copy())
+        return stored_users(self.model, user_states(self.model, self.dataset, histories, vectors))
+
+    @cached_property
+    def item_histories(self) -> tuple[np.ndarray, np.ndarray]:
+        """indptr int64 [I + 1] and event numbers int64 of the visible item histories."""
+        histories = item_histories(self.dataset, self.visible)
+        return histories.indptr, histories.event
+
+    @cached_property
+    def before_events(self) -> torch.Tensor:
+        """float32 [E, D]: the user strictly before each visible event."""
+        return states_before_events(self.model, self.dataset, self.visible)
+
+    def known_users(self, queries: Queries, rows: slice) -> np.ndarray:
+        """int64 [B]: how many users of its item each query may know: those before its time."""
+        indptr, event = self.item_histories
+        items = queries.item[rows]
+        if queries.time is None or self.dataset.event_time is None:
+            return np.diff(indptr)[items]
+        time = self.dataset.event_time[event]
+        return np.array(
+            [
+                np.searchsorted(time[indptr[item] : indptr[item + 1]], moment, side="left")
+                for item, moment in zip(items, queries.time[rows], strict=True)
+            ],
+            dtype=np.int64,
+        )
+
+
+class ModelScorer:
+    """The model under test: log p(item | user) by one inner product, in both directions."""
+
+    name = "duality"
+
+    def __init__(self, states: States) -> None:
+        self.states = states
+
+    def score(self, queries: Queries, rows: slice, direction: str) -> np.ndarray:
+        """float32 [B, I] or [B, U]."""
+        users, items = self.states.users, self.states.items
+        if direction == USER_TO_ITEM:
+            return users[queries.user[rows]] @ items.T
+        return items[queries.item[rows]] @ users.T
+
+
+class ItemEncoderScorer:
+    """Items known by their users alone: g(j, s) of the users before the query, item to user."""
+
+    name = "item_encoder"
+
+    def __init__(self, states: States) -> None:
+        self.states = states
+
+    @cached_property
+    def _packed(self) -> np.ndarray:
+        """float32 [H, D]: g after each event of the item histories."""
+        states = self.states
+        histories = item_histories(states.dataset, states.visible)
+        return packed_item_states(states.model, histories, states.before_events).numpy()
+
+    def score(self, queries: Queries, rows: slice, direction: str) -> np.ndarray:
+        """float32 [B, U]."""
+        states = self.states
+        known = states.known_users(queries, rows)
+        last = states.item_histories[0][queries.item[rows]] + known - 1
+        empty = states.model.empty_item.detach().numpy()
+        vectors = np.where(known[:, None] > 0, self._packed[last.clip(min=0)], empty)
+        return vectors @ states.users[:, :-1].T + states.users[:, -1]
+
+
+class CentredMean:
+    """Control: the mean of the item's users (as they came), population mean subtracted."""
+
+    name = "centred_mean"
+
+    def __init__(self, states: States) -> None:
+        self.states = states
+
+    @cached_property
+    def _sums(self) -> np.ndarray:
+        """float64 [H + 1, D]: running sums over the item histories."""
+        rows = self.states.before_events.numpy()[self.states.item_histories[1]].astype(np.float64)
+        rows -= self.states.model.population_mean.numpy()
+        return np.concatenate((np.zeros((1, rows.shape[1])), np.cumsum(rows, axis=0)))
+
+    def score(self, queries: Queries, rows: slice, direction: str) -> np.ndarray:
+        """float64 [B, U]."""
+        known = self.states.known_users(queries, rows)
+        start = self.states.item_histories[0][queries.item[rows]]
+        mean = (self._sums[start + known] - self._sums[start]) / known.clip(min=1)[:, None]
+        return mean @ self.states.users[:, :-1].T

@@ -1,0 +1,200 @@
+"""`duality train`: a dataset and a recipe in, a model folder out."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from duality.artifacts import atomic_file, write_json
+from duality.data.dataset import Dataset
+from duality.data.histories import item_histories, user_histories
+from duality.data.splits import Split, split_named
+from duality.encoders.registry import EncoderConfig
+from duality.errors import InputError
+from duality.evaluation.queries import ITEM_TO_USER, USER_TO_ITEM, Queries, World, make_queries
+from duality.evaluation.ranking import rank_full
+from duality.metrics import per_query
+from duality.model.folder import ModelFolder, save_model
+from duality.model.two_sided import TwoSided
+from duality.runtime import num_threads, say
+from duality.training.checkpoint import FOLDER, TrainState
+from duality.training.loop import Events, Trainer
+from duality.workflows.card import model_card
+from duality.workflows.recipe import Recipe
+from duality.workflows.scorers import ModelScorer, States
+
+VALIDATION_QUERIES = 2000  # asked after every epoch; all of them are asked once, at the end
+METRICS = ("ndcg@10", "recall@10", "recall@100", "auc")
+
+
+def train(
+    data: Path, out: Path, recipe: Recipe, *, device: str = "auto", resume: bool = False
+) -> dict[str, Any]:
+    """Train both encoders jointly; keep the epoch that validation likes best.
+
+    Args:
+        data: dataset folder.
+        out: model folder; an older model there stays current until the new one is complete.
+        recipe: split, model, loss and train sections are used.
+        device: "cpu", "cuda" or "auto".
+        resume: go on from the checkpoint under `out`.
+
+    Returns:
+        `model`, `epochs`, `best_epoch`, `validation`, `seconds`, `positions_per_second`.
+
+    Raises:
+        InputError: unknown device, or nothing to resume.
+        TrainingError: a loss is not finite, or there is nothing to train on.
+    """
+    torch.set_num_threads(num_threads())
+    dataset = Dataset.open(data)
+    split = split_named(dataset, recipe.split.name)
+    trainer = _trainer(dataset, split, recipe, out, _device(device))
+    if resume:
+        trainer.resume()
+        say(f"resuming after epoch {trainer.state.epoch}")
+    world = world_of(dataset, split, "validation")
+    sample = _some(make_queries(world, split.hidden("validation"), USER_TO_ITEM), VALIDATION_QUERIES)
+    state = trainer.fit(
+        lambda model: validation(model, dataset, world, [(USER_TO_ITEM, sample)], METRICS[:2])
+    )
+    model = trainer.model.cpu()
+    directions = [
+        (d, make_queries(world, split.hidden("validation"), d)) for d in (USER_TO_ITEM, ITEM_TO_USER)
+    ]
+    metrics = validation(model, dataset, world, directions, METRICS)
+    document = _document(out, state, metrics)
+    _save(out, model, dataset, split, recipe, document, state)
+    return document
+
+
+def world_of(dataset: Dataset, split: Split, part: str) -> World:
+    """What may be known when `part` ("validation" or "test") is predicted."""
+    return World(
+        num_users=dataset.num_users,
+        num_items=dataset.num_items,
+        visible=split.visible(part),
+        train=split.train,
+        event_user=dataset.event_user,
+        event_item=dataset.event_item,
+        event_time=dataset.event_time,
+    )
+
+
+def validation(
+    model: TwoSided,
+    dataset: Dataset,
+    world: World,
+    asked: list[tuple[str, Queries]],
+    metrics: tuple[str, ...],
+) -> dict[str, float]:
+    """Full-ranking metrics by name, e.g. `user_to_item.ndcg@10`, of the model's current weights."""
+    device = model.item_table.device
+    scorer = ModelScorer(States(model.cpu(), dataset, world.visible))
+    values = {}
+    for direction, queries in asked:
+        if not len(queries):
+            raise InputError(
+                "nothing to validate on: every user needs three events or more to give one query"
+            )
+        ranks, candidates = rank_full(scorer, queries, world, direction)
+        for name in metrics:
+            value = per_query(name, ranks, candidates).mean()
+            values[f"{direction.replace('-', '_')}.{name}"] = float(value)
+    model.to(device)
+    return values
+
+
+def _trainer(dataset: Dataset, split: Split, recipe: Recipe, out: Path, device: str) -> Trainer:
+    torch.manual_seed(recipe.train.seed)
+    config = recipe.model
+    if not dataset.timed:
+        # Without time an item's users are a set, and an order among them would be made up.
+        unordered = EncoderConfig(**{**config.item_encoder.model_dump(), "positions": "none"})
+        config = config.model_copy(update={"item_encoder": unordered})
+        say("this log has an order per user but no time: the item side treats its users as a set")
+    model = TwoSided(dataset.num_items, config)
+    model.trained.copy_(
+        torch.from_numpy(np.bincount(dataset.event_item[split.train], minlength=dataset.num_items) > 0)
+    )
+    return Trainer(
+        model,
+        Events(dataset.event_user, dataset.event_item, dataset.event_time),
+        user_histories(dataset, split.train),
+        item_histories(dataset, split.train),
+        recipe.loss,
+        recipe.train,
+        folder=out,
+        settings=recipe.training_fingerprint(dataset.fingerprint),
+        device=device,
+    )
+
+
+def _device(name: str) -> str:
+    available = torch.cuda.is_available()
+    if name == "auto":
+        return "cuda" if available else "cpu"
+    if name not in ("cpu", "cuda"):
+        raise InputError(f"no device '{name}': choose auto, cpu or cuda")
+    if name == "cuda" and not available:
+        raise InputError("no CUDA device here: use --device cpu or auto")
+    return name
+
+
+def _some(queries: Queries, most: int) -> Queries:
+    if len(queries) <= most:
+        return queries
+    kept = np.sort(np.random.default_rng(0).permutation(len(queries))[:most])
+    time = None if queries.time is None else queries.time[kept]
+    return replace(
+        queries, event=queries.event[kept], user=queries.user[kept], item=queries.item[kept], time=time
+    )
+
+
+def _document(out: Path, state: TrainState, metrics: dict[str, float]) -> dict[str, Any]:
+    rates = [line["positions_per_second"] for line in state.history]
+    return {
+        "model": str(out),
+        "epochs": state.epoch,
+        "best_epoch": state.best_epoch,
+        "validation": {name: round(value, 6) for name, value in metrics.items()},
+        "seconds": round(state.seconds, 1),
+        "positions_per_second": round(float(np.mean(rates))),
+    }
+
+
+def _save(
+    out: Path,
+    model: TwoSided,
+    dataset: Dataset,
+    split: Split,
+    recipe: Recipe,
+    document: dict[str, Any],
+    state: TrainState,
+) -> None:
+    data = {
+        "path": os.path.relpath(dataset.path, out),
+        "fingerprint": dataset.fingerprint,
+        "users": dataset.num_users,
+        "items": dataset.num_items,
+        "events": dataset.num_events,
+        "training_events": int(split.train.sum()),
+        "timed": dataset.timed,
+    }
+    settings = recipe.model_dump(include={"split", "loss", "train"})
+    save_model(out, model, ids_from=dataset.path, config={"data": data, **settings})
+    write_json(out / "metrics.json", {**document, "history": state.history})
+    with atomic_file(out / "README.md") as temporary:
+        temporary.write_text(model_card(ModelFolder.open(out).config, document), encoding="utf-8")
+    shutil.rmtree(out / FOLDER, ignore_errors=True)
+
+
+def dataset_of(folder: ModelFolder, data: Path | None) -> Dataset:
+    """The dataset to use with a model: `data`, else the one the model recorded."""
+    return Dataset.open(data if data is not None else folder.path / folder.config["data"]["path"])

@@ -1,0 +1,99 @@
+"""What every encoder promises: packing, causality, prefixes, gradients."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from duality.encoders.base import Encoder, Layout
+from duality.encoders.positions import rotate, rotations
+from duality.encoders.registry import EncoderConfig, make_encoder
+
+DIM = 16
+lengths_lists = st.lists(st.integers(1, 12), min_size=1, max_size=6)
+
+
+@pytest.fixture(scope="module", params=["transformer"])
+def encoder(request: pytest.FixtureRequest) -> Encoder:
+    torch.manual_seed(0)
+    return make_encoder(DIM, EncoderConfig(name=request.param, hidden=24)).eval()
+
+
+@given(lengths_lists, st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_packed_equals_one_at_a_time(encoder: Encoder, lengths: list[int], seed: int) -> None:
+    layout = Layout(np.array(lengths))
+    rows = torch.randn(layout.num_rows, DIM, generator=torch.Generator().manual_seed(seed))
+    packed = encoder(rows, layout)
+    alone = torch.cat([encoder(part, Layout(np.array([len(part)]))) for part in rows.split(lengths)])
+    torch.testing.assert_close(packed, alone, atol=1e-5, rtol=0)
+
+
+@given(st.integers(2, 30), st.data())
+@settings(max_examples=30, deadline=None)
+def test_a_state_is_the_state_of_its_prefix(encoder: Encoder, length: int, data: st.DataObject) -> None:
+    rows = torch.randn(length, DIM, generator=torch.Generator().manual_seed(length))
+    whole = encoder(rows, Layout(np.array([length])))
+    cut = data.draw(st.integers(1, length))
+    prefix = encoder(rows[:cut], Layout(np.array([cut])))
+    torch.testing.assert_close(whole[:cut], prefix, atol=1e-5, rtol=0)
+
+
+@given(st.integers(2, 20), st.data())
+@settings(max_examples=30, deadline=None)
+def test_a_later_row_changes_no_earlier_state(encoder: Encoder, length: int, data: st.DataObject) -> None:
+    rows = torch.randn(length, DIM, generator=torch.Generator().manual_seed(length))
+    changed = rows.clone()
+    at = data.draw(st.integers(1, length - 1))
+    changed[at:] = -rows[at:]
+    layout = Layout(np.array([length]))
+    before, after = encoder(rows, layout), encoder(changed, layout)
+    assert torch.equal(before[:at], after[:at])
+    assert not torch.allclose(before[at:], after[at:])
+
+
+def test_the_order_of_rows_matters_with_rotary_positions(encoder: Encoder) -> None:
+    rows = torch.randn(6, DIM)
+    layout = Layout(np.array([6]))
+    swapped = rows[[1, 0, 2, 3, 4, 5]]
+    assert not torch.allclose(encoder(rows, layout)[-1], encoder(swapped, layout)[-1], atol=1e-4)
+
+
+@given(st.integers(0, 500), st.integers(0, 4000), st.integers(0, 4000))
+@settings(max_examples=50, deadline=None)
+def test_the_kth_most_recent_event_has_one_positional_term(back: int, first: int, second: int) -> None:
+    query, key = torch.randn(1, 8, generator=torch.Generator().manual_seed(1)), torch.ones(1, 8)
+
+    def product(at: int) -> torch.Tensor:
+        turned = [rotate(x, rotations(torch.tensor([p]), 8)) for x, p in ((query, at + back), (key, at))]
+        return (turned[0] * turned[1]).sum()
+
+    torch.testing.assert_close(product(first), product(second), atol=1e-5, rtol=1e-5)
+
+
+def test_gradients_reach_every_parameter_and_row(encoder: Encoder) -> None:
+    rows = torch.randn(7, DIM, requires_grad=True)
+    encoder(rows, Layout(np.array([3, 4]))).square().sum().backward()
+    assert rows.grad is not None
+    assert (rows.grad.abs().sum(1) > 0).all()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in encoder.parameters())
+    encoder.zero_grad()
+
+
+def test_layout_describes_runs_of_equal_length() -> None:
+    layout = Layout(np.array([2, 2, 5, 2]))
+    assert layout.runs == [(0, 2, 2), (4, 1, 5), (9, 1, 2)]
+    assert layout.positions.tolist() == [0, 1, 0, 1, 0, 1, 2, 3, 4, 0, 1]
+    assert layout.last_rows.tolist() == [1, 3, 8, 10]
+    with pytest.raises(ValueError):
+        Layout(np.array([1, 0]))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_cuda_agrees_with_cpu(encoder: Encoder) -> None:
+    rows, layout = torch.randn(50, DIM), Layout(np.array([1, 1, 20, 28]))
+    there = encoder.to("cuda")(rows.cuda(), layout).cpu()
+    torch.testing.assert_close(encoder.to("cpu")(rows, layout), there, atol=1e-3, rtol=1e-3)

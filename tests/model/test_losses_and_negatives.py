@@ -1,0 +1,86 @@
+"""Losses against brute force in double precision; negatives against their definition."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from model_worlds import both_batches, dataset
+
+from duality.model.losses import CHUNK, cycle_loss, masked_softmax_loss, softmax_loss
+from duality.model.objective import forbidden_users, met_member_by_owner, met_owner_by_member
+
+
+def brute_softmax(
+    q: torch.Tensor, p: torch.Tensor, c: torch.Tensor, columns: torch.Tensor, offset: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    losses, totals = [], []
+    for row in range(len(q)):
+        others = [m for m in range(len(c)) if m != int(columns[row])]
+        scores = torch.stack([q[row] @ p[row], *(q[row] @ c[m] + offset for m in others)])
+        totals.append(scores.logsumexp(0))
+        losses.append(totals[-1] - scores[0])
+    return torch.stack(losses).mean(), torch.stack(totals)
+
+
+@pytest.mark.parametrize("rows", [5, CHUNK + 3])
+def test_softmax_loss_and_gradients_match_brute_force(rows: int) -> None:
+    torch.manual_seed(0)
+    tensors = [torch.randn(n, 4, dtype=torch.float64, requires_grad=True) for n in (rows, rows, 7)]
+    columns = torch.randint(-1, 7, (rows,))
+    loss, total = softmax_loss(*tensors, columns, offset=0.3)
+    brute, brute_total = brute_softmax(*tensors, columns, 0.3)
+    torch.testing.assert_close(loss, brute)
+    torch.testing.assert_close(total, brute_total)
+    for ours, theirs in zip(
+        torch.autograd.grad(2 * loss, tensors), torch.autograd.grad(2 * brute, tensors), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
+@given(st.integers(2, 8), st.integers(0, 1000))
+@settings(max_examples=30, deadline=None)
+def test_masked_softmax_loss_matches_its_definition(size: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randn(size, size + 2, dtype=torch.float64, generator=generator)
+    forbidden = torch.rand(size, size + 2, generator=generator) < 0.4
+    expected = []
+    for row in range(size):
+        allowed = [m for m in range(size + 2) if m == row or not forbidden[row, m]]
+        expected.append(scores[row, allowed].logsumexp(0) - scores[row, row])
+    torch.testing.assert_close(masked_softmax_loss(scores, forbidden), torch.stack(expected).mean())
+
+
+def test_cycle_loss_is_small_for_a_perfect_round_trip_and_log_m_by_chance() -> None:
+    original = torch.eye(8)
+    targets = torch.arange(8)
+    assert cycle_loss(3 * original, original, targets, temperature=0.07) < 1e-4
+    by_chance = cycle_loss(torch.ones(8, 8), original, targets, temperature=0.07)
+    torch.testing.assert_close(by_chance, torch.tensor(np.log(8.0), dtype=torch.float32))
+    rebuilt = torch.randn(8, 8, requires_grad=True)
+    table = torch.randn(8, 8, requires_grad=True)
+    cycle_loss(rebuilt, table, targets, temperature=0.07).backward()
+    assert rebuilt.grad is not None
+    assert table.grad is None
+    with pytest.raises(ValueError, match="temperature"):
+        cycle_loss(original, original, targets, temperature=0.0)
+
+
+@given(st.integers(0, 60))
+@settings(max_examples=25, deadline=None)
+def test_negative_users_never_met_the_item_and_are_not_from_the_future(seed: int) -> None:
+    world = dataset(seed=seed)
+    met = {(int(u), int(i)) for u, i in zip(world.event_user, world.event_item, strict=True)}
+    users, items = both_batches(world)
+    rng = np.random.default_rng(seed)
+    for batch, has in ((users, met_owner_by_member), (items, met_member_by_owner)):
+        rows = rng.permutation(len(batch.events))[:20]
+        forbidden = forbidden_users(batch, rows, has(batch, rows))
+        event = batch.events[rows]
+        for q in range(len(rows)):
+            for m in range(len(rows)):
+                user, item = int(world.event_user[event[m]]), int(world.event_item[event[q]])
+                later = world.event_time[event[m]] > world.event_time[event[q]]
+                assert forbidden[q, m] == ((user, item) in met or later)

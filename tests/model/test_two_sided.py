@@ -1,0 +1,151 @@
+"""Time never runs backwards, on either side, and gradients cross from one to the other."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from model_worlds import batch, both_batches, dataset, everything, with_items
+
+from duality.data.histories import first_meetings, item_histories, user_histories
+from duality.embeddings import packed_item_states, states_before_events
+from duality.encoders.registry import EncoderConfig
+from duality.model.bank import StateBank
+from duality.model.objective import LossConfig, Objective
+from duality.model.two_sided import ModelConfig, TwoSided
+
+SHAPE = EncoderConfig(hidden=16, dropout=0.0)
+
+
+def small_model(items: int = 10) -> TwoSided:
+    torch.manual_seed(0)
+    model = TwoSided(items, ModelConfig(dim=16, user_encoder=SHAPE, item_encoder=SHAPE))
+    model.population_mean.normal_()
+    return model
+
+
+def objective(model: TwoSided, world: object, **weights: float) -> Objective:
+    events = len(world.event_user)  # type: ignore[attr-defined]
+    banks = [StateBank(events, model.dim) for _ in range(2)]
+    return Objective(model, LossConfig(**weights), *banks, np.random.default_rng(0))
+
+
+@given(st.integers(0, 50), st.data())
+@settings(max_examples=30, deadline=None)
+def test_a_changed_event_changes_no_earlier_state(seed: int, data: st.DataObject) -> None:
+    world, model = dataset(seed=seed), small_model().eval()
+    at = data.draw(st.integers(0, world.num_events - 1))
+    item = world.event_item.copy()
+    item[at] = (item[at] + data.draw(st.integers(1, 9))) % 10
+    other = with_items(world, item)
+    states = [_states(model, w) for w in (world, other)]
+    moment = world.event_time[at]
+    for event in np.flatnonzero(world.event_time <= moment):
+        for side in ("user", "item"):
+            first, second = (s[side].get(event) for s in states)
+            if first is not None and second is not None and event != at:
+                torch.testing.assert_close(first, second, atol=1e-5, rtol=0)
+    # The query vectors of the changed event itself: its own target reaches neither.
+    torch.testing.assert_close(states[0]["user"][at], states[1]["user"][at], atol=1e-5, rtol=0)
+
+
+def _states(model: TwoSided, world: object) -> dict[str, dict[int, torch.Tensor]]:
+    """State of the user and of the item strictly before each event."""
+    mask = everything(world)  # type: ignore[arg-type]
+    before = states_before_events(model, world, mask)  # type: ignore[arg-type]
+    histories = item_histories(world, mask)  # type: ignore[arg-type]
+    after = packed_item_states(model, histories, before)
+    item = {}
+    for start, end in zip(histories.indptr[:-1], histories.indptr[1:], strict=True):
+        for place in range(start, end):
+            item[int(histories.event[place])] = after[place - 1] if place > start else model.empty_item
+    return {"user": dict(enumerate(before)), "item": item}
+
+
+def test_the_user_of_an_event_does_not_reach_the_item_state_before_it() -> None:
+    world, model = dataset(seed=3), small_model().eval()
+    mask = everything(world)
+    histories = item_histories(world, mask)
+    before = states_before_events(model, world, mask)
+    place = int(histories.indptr[2]) + 2
+    other = before.clone()
+    other[histories.event[place]] *= -1.0
+    one, two = (packed_item_states(model, histories, b) for b in (before, other))
+    torch.testing.assert_close(one[:place], two[:place], atol=1e-6, rtol=0)
+    assert not torch.allclose(one[place], two[place], atol=1e-3)
+
+
+def test_repeats_stay_out_of_item_histories() -> None:
+    world = dataset(seed=1, users=4, items=5, events=60)
+    histories = item_histories(world, everything(world))
+    pairs = set()
+    for event in histories.event:
+        pair = (world.event_user[event], world.event_item[event])
+        assert pair not in pairs
+        pairs.add(pair)
+        earlier = (world.event_user == pair[0]) & (world.event_item == pair[1])
+        assert event == np.flatnonzero(earlier)[0]
+    assert len(pairs) < world.num_events
+    assert first_meetings(world).sum() == len(pairs)
+
+
+def test_item_side_gradients_reach_f_and_the_item_table() -> None:
+    world, model = dataset(), small_model()
+    users, items = both_batches(world)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    losses = objective(model, world, next_item=0.0).step(users, items, remake_users=True)
+    assert "next_item" not in losses
+    sum(losses.values()).backward()
+    optimizer.step()
+    for name in (
+        "item_table",
+        "user_encoder.blocks.0.attention.value.weight",
+        "empty_user",
+        "item_head.weight",
+    ):
+        moved = dict(model.named_parameters())[name].detach() - before[name]
+        assert moved.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("term", ["next_user", "items_compete", "cycle_item"])
+def test_each_generated_term_alone_reaches_the_live_users(term: str) -> None:
+    """Weight decay moves weights without any gradient, so gradients are looked at directly."""
+    world, model = dataset(), small_model()
+    off = dict.fromkeys(
+        ("next_item", "users_compete", "next_user", "items_compete", "cycle_item", "cycle_user"), 0.0
+    )
+    losses = objective(model, world, **{**off, term: 1.0}).step(*both_batches(world), remake_users=True)
+    losses[term].backward()
+    assert set(losses) == {term}
+    for parameter in (model.item_table, model.user_encoder.blocks[0].attention.value.weight):
+        assert parameter.grad is not None
+        assert parameter.grad.abs().sum() > 0
+
+
+def test_bank_rows_are_the_states_strictly_before_each_event() -> None:
+    world, model = dataset(), small_model()
+    task = objective(model, world)
+    users, items = both_batches(world)
+    task.step(users, items, remake_users=False)
+    expected = states_before_events(model, world, everything(world))
+    np.testing.assert_allclose(task.user_bank.states[users.events], expected[users.events], atol=5e-3)
+    generated = _states(model, world)["item"]
+    for event in items.events:
+        np.testing.assert_allclose(task.item_bank.states[event], generated[event].detach(), atol=5e-3)
+
+
+def test_a_partial_user_batch_mixes_live_and_banked_users() -> None:
+    world, model = dataset(), small_model()
+    task = objective(model, world)
+    everybody, items = both_batches(world)
+    task.step(everybody, items, remake_users=False)
+    some = batch(world, user_histories(world, everything(world)), np.arange(3), "users")
+    live = torch.full((len(some.events), model.dim), 7.0)
+    states, _ = task._banked(task.user_bank, items.events, some.events, live)
+    is_live = np.isin(items.events, some.events)
+    assert 0 < is_live.sum() < len(is_live)
+    assert (states[torch.from_numpy(is_live)] == 7.0).all()
+    assert (states[torch.from_numpy(~is_live)] != 7.0).any(1).all()
