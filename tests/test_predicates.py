@@ -40,7 +40,7 @@ ROWS = [
         "age": 2**53,
         "vip": None,
         "since": date(1999, 1, 1),
-        "genres": [1, 2.5],
+        "genres": [7, 2.5],
         "odd name": "a%_b",
     },
 ]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from duality.data.checks import check_cells, check_ids, first_source_row
 from duality.data.columns import id_column
-from duality.data.connection import one_row, quoted, relation
+from duality.data.connection import one_row, quoted, read_table
 from duality.data.kinds import column_types, id_expression, typed_columns
 from duality.data.readers import Source, stage
 from duality.errors import DataError
@@ -62,7 +62,7 @@ def write_side(connection: duckdb.DuckDBPyConnection, folder: Path, side: str) -
     query = (
         f"SELECT {selected} FROM {side}_numbers n LEFT JOIN {side}_attributes a ON a.id = n.id ORDER BY n.row"
     )
-    table = relation(connection, query).to_arrow_table()
+    table = read_table(connection, query)
     pq.write_table(table, folder / f"{side}.parquet", compression="zstd")
     query = f"SELECT count(*) FROM {side}_attributes WHERE id NOT IN (SELECT id FROM {side}_numbers)"
     return table.column("id").to_pylist(), int(one_row(connection, query)[0])

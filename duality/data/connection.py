@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +11,10 @@ from duality.runtime import num_threads
 
 if TYPE_CHECKING:
     import duckdb
+    import pyarrow as pa
 
 _MAX_THREADS = 2
+_BATCH_ROWS = 1 << 18
 
 
 def connect(folder: Path, memory_limit: str) -> duckdb.DuckDBPyConnection:
@@ -38,9 +41,25 @@ def connect(folder: Path, memory_limit: str) -> duckdb.DuckDBPyConnection:
     return _settled(connection)
 
 
-def relation(connection: duckdb.DuckDBPyConnection, query: str) -> duckdb.DuckDBPyRelation:
-    """A query whose result can be streamed as Arrow batches while the connection does other work."""
-    return _settled(connection.cursor()).sql(query)
+def stream(connection: duckdb.DuckDBPyConnection, query: str) -> Iterator[pa.RecordBatch]:
+    """The rows of a query as Arrow batches of some 260,000 rows, in its order.
+
+    Uses a connection of its own, so that `connection` is free for other work meanwhile.
+    """
+    cursor = _settled(connection.cursor())
+    relation = cursor.sql(query)
+    # The method was renamed after DuckDB 1.4; the old name warns in newer releases.
+    reader = getattr(relation, "to_arrow_reader", None) or relation.fetch_arrow_reader
+    yield from reader(_BATCH_ROWS)
+    cursor.close()
+
+
+def read_table(connection: duckdb.DuckDBPyConnection, query: str) -> pa.Table:
+    """The rows of a query as one Arrow table."""
+    cursor = _settled(connection.cursor())
+    table = cursor.sql(query).to_arrow_table()
+    cursor.close()
+    return table
 
 
 def one_row(connection: duckdb.DuckDBPyConnection, query: str) -> tuple[Any, ...]:

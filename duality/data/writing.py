@@ -7,7 +7,7 @@ Cost:   two external sorts; memory is DuckDB's limit plus a few batches and the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,17 +18,14 @@ import numpy as np
 from duality.artifacts import checksum, fingerprint, write_json
 from duality.data.arrays import ArrayWriter
 from duality.data.attributes import write_side
-from duality.data.connection import one_row, quoted, relation
+from duality.data.connection import one_row, quoted, stream
 from duality.data.dataset import FORMAT, MANIFEST
 from duality.data.ids import write_ids
 
 if TYPE_CHECKING:
     import duckdb
-    import pyarrow as pa
 
     from duality.data.logs import Log
-
-_BATCH = 1 << 18
 
 
 def write_dataset(
@@ -124,13 +121,13 @@ def _write_events(
     with ExitStack() as files:
         for role in counts:
             writer = files.enter_context(ArrayWriter(folder / f"event_{role}.npy", np.int32, events))
-            for batch in _batches(connection, f"SELECT __{role}_row FROM events"):
+            for batch in stream(connection, f"SELECT __{role}_row FROM events"):
                 rows = batch.column(0).to_numpy()
                 writer.append(rows)
                 counts[role] += np.bincount(rows, minlength=len(counts[role]))
         if timed:
             writer = files.enter_context(ArrayWriter(folder / "event_time.npy", np.int64, events))
-            for batch in _batches(connection, "SELECT __time FROM events"):
+            for batch in stream(connection, "SELECT __time FROM events"):
                 writer.append(batch.column(0).to_numpy())
     for role, count in counts.items():
         np.save(folder / f"{role}_indptr.npy", np.concatenate([[0], np.cumsum(count)]).astype(np.int64))
@@ -153,7 +150,7 @@ def _write_item_events(
 ) -> None:
     order = "__item_row, __time, __tie, rowid" if timed else "__item_row, __tie, rowid"
     with ArrayWriter(folder / "item_event.npy", np.int64, events) as writer:
-        for batch in _batches(connection, f"SELECT rowid FROM events ORDER BY {order}"):
+        for batch in stream(connection, f"SELECT rowid FROM events ORDER BY {order}"):
             writer.append(batch.column(0).to_numpy())
 
 
@@ -163,7 +160,7 @@ def _write_attributes(connection: duckdb.DuckDBPyConnection, folder: Path, names
     selected = ", ".join(quoted(name) for name in names)
     writer = None
     try:
-        for batch in _batches(connection, f"SELECT {selected} FROM events"):
+        for batch in stream(connection, f"SELECT {selected} FROM events"):
             writer = writer or pq.ParquetWriter(
                 folder / "event_attributes.parquet", batch.schema, compression="zstd"
             )
@@ -171,10 +168,6 @@ def _write_attributes(connection: duckdb.DuckDBPyConnection, folder: Path, names
     finally:
         if writer is not None:
             writer.close()
-
-
-def _batches(connection: duckdb.DuckDBPyConnection, query: str) -> Iterator[pa.RecordBatch]:
-    yield from relation(connection, query).to_arrow_reader(_BATCH)
 
 
 def iso(microseconds: int) -> str:

@@ -67,7 +67,7 @@ class Approximate(Structure):
 
     def add(self, keys: Keys, vectors: Matrix) -> None:
         super().add(keys, vectors)
-        long = np.linalg.norm(vectors.astype(np.float64), axis=1) > self.settings["radius"]
+        long = _lengths(vectors) > self.settings["radius"]
         self._remember(np.union1d(self._oversized, keys[long]))
 
     def remove(self, keys: Keys) -> None:
@@ -164,7 +164,7 @@ def build_structure(options: Mapping[str, Any], keys: Keys, vectors: Matrix) -> 
         vectors: float32 [N, D], finite.
     """
     dim = vectors.shape[1]
-    radius = float(np.linalg.norm(vectors.astype(np.float64), axis=1).max(initial=0.0)) * (1 + 1e-6)
+    radius = float(_lengths(vectors).max(initial=0.0)) * (1 + 1e-6)
     settings = {**options, "radius": radius, "built": len(keys)}
     empty = np.empty(0, np.int64)
     match options["kind"]:
@@ -208,9 +208,13 @@ def _lengthened(vectors: Matrix, radius: float) -> Matrix:
     result = np.zeros((len(vectors), vectors.shape[1] + 1), np.float32)
     result[:, :-1] = vectors
     if radius:
-        squares = np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64)
-        result[:, -1] = np.sqrt(np.maximum(radius**2 - squares, 0.0))
+        result[:, -1] = np.sqrt(np.maximum(radius**2 - _lengths(vectors) ** 2, 0.0))
     return result
+
+
+def _lengths(vectors: Matrix) -> NDArray[np.float64]:
+    """[N] in double precision, without a double-precision copy of the vectors."""
+    return np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
 
 
 def _matrix(flat: Any) -> Matrix:

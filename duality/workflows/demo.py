@@ -63,7 +63,7 @@ def demo(out: Path, tell: Tell) -> dict[str, Any]:
     """
     started = time.monotonic()
     recipe = load_recipe(Path(str(files("duality.workflows") / "recipes" / "demo.toml")))
-    where = f"user_id != {NEW_USER} and item_id != {NEW_ITEM}"
+    where = f"user_id != '{NEW_USER}' and item_id != '{NEW_ITEM}'"
     recipe = recipe.model_copy(update={"import_": recipe.import_.model_copy(update={"where": where})})
     tell(f"Training on MovieTweetings 100k without user {NEW_USER} and one film; both come back below.")
     stages = run_recipe(recipe, out / "stages.json", root=out)
