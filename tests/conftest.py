@@ -12,8 +12,8 @@ import pytest
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
-def synthetic_log(users: int = 60, items: int = 40, seed: int = 0, groups: int = 4) -> pa.Table:
-    """A log in which users of a group mostly meet items of that group, each item once."""
+def synthetic_log(users: int = 60, items: int = 60, seed: int = 0, groups: int = 4) -> pa.Table:
+    """A log in which users of a group mostly meet items of that group; user n also meets item n."""
     rng = np.random.default_rng(seed)
     user, item = [], []
     for number in range(users):
@@ -21,7 +21,9 @@ def synthetic_log(users: int = 60, items: int = 40, seed: int = 0, groups: int =
             1 + np.arange(items) / 10
         )
         count = int(rng.integers(4, 16))
-        user += [number] * count
+        weights[number % items] = 0
+        user += [number] * (count + 1)
+        item += [number % items]
         item += rng.choice(items, size=count, replace=False, p=weights / weights.sum()).tolist()
     time = 1_700_000_000 + rng.permutation(len(user)) * 60
     return pa.table(
@@ -29,7 +31,7 @@ def synthetic_log(users: int = 60, items: int = 40, seed: int = 0, groups: int =
     )
 
 
-def synthetic_items(items: int = 40, groups: int = 4) -> pa.Table:
+def synthetic_items(items: int = 60, groups: int = 4) -> pa.Table:
     return pa.table(
         {
             "item_id": [f"i{n}" for n in range(items)],
@@ -69,7 +71,8 @@ SMALL = [
     "model.dim=16",
     "model.user_encoder.hidden=16",
     "model.item_encoder.hidden=16",
-    "train.epochs=4",
+    "train.epochs=12",
+    "train.learning_rate=0.01",
     "train.rows=200",
     "train.warmup_steps=2",
 ]

@@ -116,8 +116,9 @@ class Objective:
         states = self.model.user_states(vectors, batch.layout)
         before = before_each(states, self.model.empty_user, batch.layout)
         losses = {}
+        candidates, column, offset = self._item_candidates(batch.members)
         if self.config.next_item:
-            losses["next_item"], log_partition = self._next_item(before, vectors, batch.members)
+            losses["next_item"], log_partition = softmax_loss(before, vectors, candidates, column, offset=offset)
         else:
             log_partition = self.model.log_partition(before)
         self.user_bank.write(batch.events, before, log_partition)
@@ -125,19 +126,24 @@ class Objective:
         if self.config.users_compete:
             rows = self._sample(len(batch.events), self.config.queries)
             forbidden = self._tensor(forbidden_users(batch, rows, met_owner_by_member(batch, rows)))
-            scores = vectors[rows] @ before[rows].T - log_partition[rows]
-            losses["users_compete"] = masked_softmax_loss(scores, forbidden)
+            # The partition stays live: with it detached, growing every state and item raises the
+            # positives for free, and the scores ran away (LOG.md, 2026-11-21).
+            state = before[rows]
+            partition = (state @ candidates.T + offset).logsumexp(1)
+            losses["users_compete"] = masked_softmax_loss(vectors[rows] @ state.T - partition, forbidden)
         return before, losses
 
-    def _next_item(self, before: Tensor, vectors: Tensor, items: np.ndarray) -> tuple[Tensor, Tensor]:
+    def _item_candidates(self, items: np.ndarray) -> tuple[Tensor, Tensor, float]:
+        """Items that compete for each state: vectors [M, D], the column of each row's own item
+        (-1: not drawn), and what to add to their scores so that they stand for all items."""
         table, wanted = self.model.item_table, self.config.negatives
         if not wanted or wanted >= len(table):
-            return softmax_loss(before, vectors, table, self._tensor(items))
+            return table, self._tensor(items), 0.0
         drawn = np.unique(self.rng.integers(len(table), size=wanted))
         column = np.searchsorted(drawn, items).clip(max=len(drawn) - 1)
         column = np.where(drawn[column] == items, column, -1)
         offset = float(np.log(len(table) / len(drawn)))
-        return softmax_loss(before, vectors, table[self._tensor(drawn)], self._tensor(column), offset=offset)
+        return table[self._tensor(drawn)], self._tensor(column), offset
 
     def _item_side(self, batch: Batch, users: Batch, live: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         config = self.config

@@ -90,6 +90,8 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             _parameter_groups(model, config.weight_decay), lr=config.learning_rate, betas=(0.9, 0.98)
         )
+        # Each side is clipped alone: G's gradients are several times F's and would shrink them.
+        self._sides = _by_side(model)
         self.state = TrainState(settings=settings)
         self.best: dict[str, Tensor] = {}
 
@@ -174,7 +176,8 @@ class Trainer:
             group["lr"] = self.config.learning_rate * self._rate(steps)
         self.optimizer.zero_grad(set_to_none=True)
         sum(losses.values(), torch.zeros((), device=self.device)).backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        for side in self._sides:
+            torch.nn.utils.clip_grad_norm_(side, self.config.clip_norm)
         self.optimizer.step()
         self.state.step += 1
         return values
@@ -254,6 +257,14 @@ def write_log(path: Path, history: list[dict[str, Any]]) -> None:
 
     with atomic_file(path) as temporary:
         temporary.write_text("".join(json.dumps(line) + "\n" for line in history), encoding="utf-8")
+
+
+def _by_side(model: TwoSided) -> list[list[torch.nn.Parameter]]:
+    """Parameters of the item side (G and what belongs to it), and all others."""
+    named = list(model.named_parameters())
+    of_items = ("item_encoder.", "item_head.", "empty_item")
+    items = [p for name, p in named if name.startswith(of_items)]
+    return [[p for name, p in named if not name.startswith(of_items)], items]
 
 
 def _parameter_groups(model: TwoSided, weight_decay: float) -> list[dict[str, Any]]:

@@ -38,7 +38,8 @@ class Index:
             data: dataset folder to take histories from; None takes the recorded one.
 
         Raises:
-            InputError: no index there, or somebody else holds the writer's lock.
+            InputError: no index there, or `mode` is neither.
+            DualityError: another process holds the writer's lock.
         """
         return cls(Pair.open(Path(path), mode=mode), Path(path), Path(data) if data else None)
 

@@ -55,7 +55,7 @@ def test_losses_fall_and_the_folder_is_complete(data: Path, tmp_path: Path) -> N
         "README.md",
     }
     assert not (tmp_path / "m/checkpoint").exists()
-    assert ModelFolder.open(tmp_path / "m").load().item_table.shape == (40, 16)
+    assert ModelFolder.open(tmp_path / "m").load().item_table.shape == (60, 16)
 
 
 def test_resume_after_kill_gives_the_losses_of_an_uninterrupted_run(data: Path, tmp_path: Path) -> None:

@@ -7,4 +7,4 @@ from pathlib import Path
 
 def path() -> Path:
     """The folder of the sample; `import_events` reads it."""
-    return Path(__file__).parent
+    return Path(__file__).parent / "movietweetings"

@@ -1,0 +1,80 @@
+"""Recipes run, skip what is up to date, and run again what is not."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import SHARED, SMALL
+
+from duality.errors import ConfigError
+from duality.workflows.recipe import load_recipe
+from duality.workflows.run import import_section, run
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log_folder: Path) -> Path:
+    monkeypatch.setenv("DUALITY_HOME", str(tmp_path))
+    (tmp_path / "r.toml").write_text(f'[import]\nsource = "{log_folder}"\n[evaluate]\nbaselines = false\n')
+    return tmp_path
+
+
+def test_a_second_run_skips_and_a_changed_setting_does_not(home: Path) -> None:
+    def skipped(*settings: str) -> list[bool]:
+        return [stage["skipped"] for stage in run(home / "r.toml", [*SMALL, *settings]).values()]
+
+    assert skipped() == [False] * 4
+    assert skipped() == [True] * 4
+    assert skipped("evaluate.k=[7]") == [True, True, True, False]
+    assert skipped("index.spec=hnsw", "evaluate.k=[7]") == [True, True, False, True]
+    assert skipped("train.seed=1", "index.spec=hnsw", "evaluate.k=[7]") == [True, False, False, False]
+    shutil.rmtree(home / "indexes/default")
+    assert skipped("train.seed=1", "index.spec=hnsw", "evaluate.k=[7]") == [True, True, False, True]
+
+
+def test_an_interrupted_recipe_goes_on_where_it_was(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import duality.workflows.run as module
+
+    def interrupted(*args: object, **options: object) -> dict:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "build_index", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(home / "r.toml", SMALL)
+    monkeypatch.undo()
+    monkeypatch.setenv("DUALITY_HOME", str(home))
+    assert [s["skipped"] for s in run(home / "r.toml", SMALL).values()] == [True, True, False, False]
+
+
+def test_unknown_sections_are_refused(home: Path) -> None:
+    (home / "bad.toml").write_text("[trian]\nepochs = 3\n")
+    with pytest.raises(ConfigError, match=r"trian: unknown key \(did you mean train"):
+        run(home / "bad.toml")
+    (home / "bad.toml").write_text("[train\n")
+    with pytest.raises(ConfigError, match="line 1"):
+        run(home / "bad.toml")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "pipelines").glob("*.toml")), ids=lambda p: p.name)
+def test_shipped_recipes_load_and_state_their_result(path: Path) -> None:
+    load_recipe(path)
+    header = path.read_text(encoding="utf-8").split("\n\n")[0]
+    for word in ("Purpose", "Command", "Date", "Hardware", "Result"):
+        assert word in header, f"{path.name} lacks {word}"
+
+
+def test_the_demo_recipe_of_the_package_is_the_one_in_pipelines() -> None:
+    inside = ROOT / "duality/workflows/recipes/demo.toml"
+    assert inside.read_text() == (ROOT / "pipelines/demo.toml").read_text()
+
+
+@pytest.mark.skipif(not (SHARED / "sasrec-ml-1m").exists(), reason="the shared datasets are not here")
+def test_the_ml1m_recipe_joins_real_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DUALITY_HOME", str(ROOT))
+    document = import_section(load_recipe(ROOT / "pipelines/ml1m.toml").import_, tmp_path / "d")
+    assert (document["users"], document["items"], document["events"]) == (6040, 3416, 999_611)
+    assert document["timed"]
+    assert document["order_disagrees_with_time"] == 0
