@@ -118,7 +118,9 @@ class Objective:
         losses = {}
         candidates, column, offset = self._item_candidates(batch.members)
         if self.config.next_item:
-            losses["next_item"], log_partition = softmax_loss(before, vectors, candidates, column, offset=offset)
+            losses["next_item"], log_partition = softmax_loss(
+                before, vectors, candidates, column, offset=offset
+            )
         else:
             log_partition = self.model.log_partition(before)
         self.user_bank.write(batch.events, before, log_partition)

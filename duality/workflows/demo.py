@@ -9,7 +9,7 @@ Writes: everything under one folder: dataset, model, index, evaluation, campaign
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -51,18 +51,19 @@ size = 200
 Tell = Callable[[str], None]
 
 
-def demo(out: Path, tell: Tell) -> dict[str, Any]:
+def demo(out: Path, tell: Tell, settings: Iterable[str] = ()) -> dict[str, Any]:
     """Run the story.
 
     Args:
         out: folder for everything that is written; stages that are up to date are reused.
         tell: receives the lines for the reader.
+        settings: `section.key=value`, over those of the demo recipe.
 
     Returns:
         `dataset`, `train`, `index`, `evaluate`, `queries`, and `campaigns`, `files`, `seconds`.
     """
     started = time.monotonic()
-    recipe = load_recipe(Path(str(files("duality.workflows") / "recipes" / "demo.toml")))
+    recipe = load_recipe(Path(str(files("duality.workflows") / "recipes" / "demo.toml")), settings)
     where = f"user_id != '{NEW_USER}' and item_id != '{NEW_ITEM}'"
     recipe = recipe.model_copy(update={"import_": recipe.import_.model_copy(update={"where": where})})
     tell(f"Training on MovieTweetings 100k without user {NEW_USER} and one film; both come back below.")

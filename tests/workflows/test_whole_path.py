@@ -55,7 +55,9 @@ def test_query_by_id_ranks_unseen_items_by_log_probability(world: Path) -> None:
     with Index.open(world / "indexes/default") as index:
         user, item = index.users.vectors(["u3"])[0], index.items.vectors(ids[:1])[0]
     logits = model.item_table.detach().numpy() @ user[:-1]
-    expected = logits[ModelFolder.open(world / "models/default").item_ids.row(ids[0])] - np.log(np.exp(logits).sum())
+    expected = logits[ModelFolder.open(world / "models/default").item_ids.row(ids[0])] - np.log(
+        np.exp(logits).sum()
+    )
     assert document["results"][0]["score"] == pytest.approx(expected, abs=1e-4)
     assert float(user @ item) == pytest.approx(expected, abs=1e-4)
 
@@ -63,7 +65,9 @@ def test_query_by_id_ranks_unseen_items_by_log_probability(world: Path) -> None:
 def test_include_seen_and_where(world: Path) -> None:
     everything = answer(world, "query", "--user", "u3", "-k", "60", "--include-seen")
     assert {row["id"] for row in everything["results"]} == {f"i{n}" for n in range(60)}
-    some = answer(world, "query", "--user", "u3", "-k", "60", "--where", "year >= 2000 and genres contains 'G1'")
+    some = answer(
+        world, "query", "--user", "u3", "-k", "60", "--where", "year >= 2000 and genres contains 'G1'"
+    )
     assert some["results"]
     for row in some["results"]:
         assert row["attributes"]["year"] >= 2000
@@ -93,7 +97,10 @@ def test_unknown_ids_exit_2_and_suggest(world: Path) -> None:
     assert "i3" in run(world, "query", "--history", "i3,ii3", code=2).stderr
     assert "exactly one" in run(world, "query", "--user", "u1", "--item", "i1", code=2).stderr
     assert "yaer" in run(world, "query", "--user", "u1", "--where", "yaer > 1", code=2).stderr
-    assert "duality index build" in run(world, "query", "--index", str(world / "none"), "--user", "u1", code=2).stderr
+    assert (
+        "duality index build"
+        in run(world, "query", "--index", str(world / "none"), "--user", "u1", code=2).stderr
+    )
 
 
 def test_query_by_id_does_not_import_torch(world: Path) -> None:
@@ -109,7 +116,9 @@ def test_query_by_id_does_not_import_torch(world: Path) -> None:
 
 @pytest.mark.parametrize("side", ["users", "items"])
 def test_recommend_agrees_with_query(world: Path, tmp_path: Path, side: str) -> None:
-    document = answer(world, "recommend", f"--{side}", "all", "-k", "4", "--out", str(tmp_path / "recs.parquet"))
+    document = answer(
+        world, "recommend", f"--{side}", "all", "-k", "4", "--out", str(tmp_path / "recs.parquet")
+    )
     table = pq.read_table(tmp_path / "recs.parquet")
     assert table.schema.names == ["query", "rank", "id", "score"]
     assert document["queries"] == 60
@@ -126,7 +135,10 @@ def test_recommend_for_a_file_of_ids_and_its_refusals(world: Path, tmp_path: Pat
     assert answer(world, "recommend", "--users", str(tmp_path / "ids.csv"), "--out", str(out))["queries"] == 2
     kept = out.read_bytes()
     (tmp_path / "ids.csv").write_text("id\nu1\nnobody\n")
-    assert "nobody" in run(world, "recommend", "--users", str(tmp_path / "ids.csv"), "--out", str(out), code=2).stderr
+    assert (
+        "nobody"
+        in run(world, "recommend", "--users", str(tmp_path / "ids.csv"), "--out", str(out), code=2).stderr
+    )
     assert out.read_bytes() == kept
     run(world, "recommend", "--out", str(out), code=2)
 
@@ -185,7 +197,9 @@ def test_other_index_kinds_answer_like_exact(world: Path, tmp_path: Path, spec: 
 def test_an_item_without_training_events_gets_a_generated_vector(tmp_path: Path, log_folder: Path) -> None:
     """`fresh` is met only by events that the split hides, so training never sees it."""
     log = pq.read_table(log_folder / "interactions.parquet")
-    late = pa.table({"user_id": ["u1", "u2", "u5"], "item_id": ["fresh"] * 3, "timestamp": [1_800_000_000] * 3})
+    late = pa.table(
+        {"user_id": ["u1", "u2", "u5"], "item_id": ["fresh"] * 3, "timestamp": [1_800_000_000] * 3}
+    )
     duality.import_events(pa.concat_tables([log, late]), tmp_path / "d")
     settings = ["model.dim=16", "train.epochs=3", "train.rows=200"]
     duality.train(tmp_path / "d", tmp_path / "m", settings=settings)
