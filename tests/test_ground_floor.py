@@ -55,7 +55,7 @@ def test_a_failed_folder_leaves_the_old_one_and_foreign_folders_are_refused(tmp_
 def test_json_round_trip_and_its_refusals(tmp_path: Path) -> None:
     write_json(tmp_path / "x.json", {"ü": [1, None]})
     assert read_json(tmp_path / "x.json", what="thing", make="make") == {"ü": [1, None]}
-    with pytest.raises(InputError, match="no thing at .*: make one with `make`"):
+    with pytest.raises(InputError, match=r"no thing at .*: make one with `make`"):
         read_json(tmp_path / "none.json", what="thing", make="make")
     (tmp_path / "x.json").write_text("{")
     with pytest.raises(DamageError, match="not readable JSON"):
@@ -72,7 +72,9 @@ def test_fingerprints_tell_parts_apart(tmp_path: Path) -> None:
 def test_overrides_are_typed_and_nested() -> None:
     values = with_overrides({"train": {"epochs": 1}}, ["train.epochs=5"])
     assert validate(Outer, values, source="s").train.epochs == 5
-    assert with_overrides({}, ["a.b=x y", "a.c=[1, 2]", "a.d=true"]) == {"a": {"b": "x y", "c": [1, 2], "d": True}}
+    assert with_overrides({}, ["a.b=x y", "a.c=[1, 2]", "a.d=true"]) == {
+        "a": {"b": "x y", "c": [1, 2], "d": True}
+    }
     with pytest.raises(ConfigError, match="is a value, not a section"):
         with_overrides({"a": 1}, ["a.b=2"])
     with pytest.raises(ConfigError, match=r"s: train.epoch: unknown key \(did you mean epochs\?\)"):

@@ -4,13 +4,10 @@ A batch of items needs the users of its histories, most of whom are not in the b
 holds, for every event, the last state computed for its user (or item) strictly before that event.
 Event numbers are the time stamps: row e never holds anything of event e.
 
-Cost: 2 bytes per event and dimension (float16), 4 per event for log Z. On disk when `folder` is
-given, so that it may outgrow memory.
+Cost: 2 bytes per event and dimension (float16), 4 per event for log Z, in memory.
 """
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,9 +17,9 @@ from torch import Tensor
 class StateBank:
     """float16 [E, D] states and float32 [E] log-partitions, indexed by event number."""
 
-    def __init__(self, num_events: int, dim: int, folder: Path | None = None, name: str = "bank") -> None:
-        self.states = _zeros((num_events, dim), np.float16, folder, f"{name}.states.npy")
-        self.log_partition = _zeros((num_events,), np.float32, folder, f"{name}.log_partition.npy")
+    def __init__(self, num_events: int, dim: int) -> None:
+        self.states = np.zeros((num_events, dim), np.float16)
+        self.log_partition = np.zeros(num_events, np.float32)
 
     def write(self, events: np.ndarray, states: Tensor, log_partition: Tensor | None = None) -> None:
         """Remember states float [P, D] (and log Z float [P]) of events int64 [P]; gradients stop."""
@@ -34,9 +31,3 @@ class StateBank:
         """States float32 [P, D] and log Z float32 [P] of events int64 [P]."""
         states = torch.from_numpy(self.states[events]).to(device, torch.float32)
         return states, torch.from_numpy(self.log_partition[events]).to(device)
-
-
-def _zeros(shape: tuple[int, ...], dtype: type, folder: Path | None, name: str) -> np.ndarray:
-    if folder is None:
-        return np.zeros(shape, dtype)
-    return np.lib.format.open_memmap(folder / name, mode="w+", dtype=dtype, shape=shape)
