@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
-from conftest import SMALL, synthetic_items, synthetic_log
+from small_worlds import SMALL, synthetic_items, synthetic_log
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

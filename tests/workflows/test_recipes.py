@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import SHARED, SMALL
+from small_worlds import SHARED, SMALL
 
 from duality.errors import ConfigError
 from duality.workflows.recipe import load_recipe
