@@ -185,7 +185,7 @@ def stats(index: Path, as_json: bool) -> None:
 @click.pass_context
 def verify(context: click.Context, index: Path, as_json: bool) -> None:
     """Compare everything stored with its checksums; exit code 1 on damage."""
-    from duality.index.checking import verify_folder
+    from duality.index.pair import verify_folder
 
     problems = verify_folder(index)
     document = {"ok": not problems, "problems": problems}

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from duality.data.checks import check_cells, check_ids, first_source_row
 from duality.data.columns import id_column
 from duality.data.connection import one_row, quoted, read_table
+from duality.data.files import Source
 from duality.data.kinds import column_types, id_expression, typed_columns
-from duality.data.readers import Source, stage
+from duality.data.readers import stage
 from duality.errors import DataError
 
 if TYPE_CHECKING:

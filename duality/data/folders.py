@@ -1,11 +1,11 @@
-"""Folders and file pairs that hold a log with its users and items: MovieLens, RecBole, Parquet."""
+"""Folders that hold a log with its users and items: MovieLens, Parquet."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from duality.data.readers import Source, find_file
+from duality.data.files import Source, find_file, find_recbole, optional_file
 from duality.errors import DataError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def find_folder(path: Path, label: str) -> Source:
         DataError: no known log; the message lists what would be known.
     """
     if (path / "interactions.parquet").is_file():
-        users, items = (_optional(path / f"{side}.parquet") for side in ("users", "items"))
+        users, items = (optional_file(path / f"{side}.parquet") for side in ("users", "items"))
         log = find_file(path / "interactions.parquet", f"{label}/interactions.parquet")
         return Source(log.name, log.kind, log.content, users=users, items=items)
     if (path / "ratings.dat").is_file():
@@ -51,29 +51,6 @@ def find_folder(path: Path, label: str) -> Source:
     if len(found) == 1:
         return find_recbole(found[0], f"{label}/{found[0].name}")
     raise DataError(f"the folder holds no log that is known ({_KNOWN})", file=label)
-
-
-def find_recbole(path: Path, label: str) -> Source:
-    """A RecBole atomic file: tab separated, header cells `name:type`; `.user`, `.item` beside `.inter`."""
-    with open(path, "rb") as file:
-        header = file.readline(1 << 20).decode("utf-8-sig", "replace").rstrip("\r\n")
-    cells = [cell.strip().rpartition(":") for cell in header.split("\t")]
-    if not header or not all(name and kind in _RECBOLE_TYPES for name, _, kind in cells):
-        raise DataError("not a RecBole file: its header must be tab-separated `name:type`", file=label)
-    lists = {name: _RECBOLE_TYPES[kind] for name, _, kind in cells if _RECBOLE_TYPES[kind]}
-    users = items = None
-    if path.suffix == ".inter":
-        users, items = (_optional(path.with_suffix(suffix)) for suffix in (".user", ".item"))
-    names = tuple(name for name, _, _ in cells)
-    return Source(label, "recbole", path, "\t", names, users, items, lists)
-
-
-# RecBole's header types, with the list type of sequence columns.
-_RECBOLE_TYPES = {"token": "", "float": "", "token_seq": "VARCHAR[]", "float_seq": "DOUBLE[]"}
-
-
-def _optional(path: Path) -> Source | None:
-    return find_file(path, path.name) if path.is_file() else None
 
 
 def _movielens_1m(path: Path, label: str) -> Source:

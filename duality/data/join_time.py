@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from duality.data.checks import first_source_row
 from duality.data.columns import map_columns
 from duality.data.connection import one_row
+from duality.data.files import Source
 from duality.data.kinds import column_types, id_expression, time_expression
 from duality.data.logs import Log
-from duality.data.readers import Source
 from duality.errors import DataError
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from duality.data.checks import first_row
 from duality.data.connection import one_row, quoted
-from duality.data.readers import Source
+from duality.data.files import Source
 from duality.errors import DataError
 
 if TYPE_CHECKING:

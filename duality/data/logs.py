@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from duality.data.checks import check_cells
 from duality.data.columns import Mapping, map_columns
 from duality.data.connection import quoted
+from duality.data.files import Source
 from duality.data.kinds import column_types, id_expression, order_expression, time_expression, typed_columns
-from duality.data.readers import Source
 from duality.errors import DataError
 
 if TYPE_CHECKING:

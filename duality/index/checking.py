@@ -8,35 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from duality.errors import DamageError, DualityError
-from duality.index.pair import SIDES, read_manifest
-from duality.index.side import Side
+from duality.errors import DualityError
 from duality.index.store import RecordStore, row_crc
 
 # Enough to see the pattern; the rest is counted.
 _SHOWN = 5
-
-
-def verify_folder(path: Path) -> list[str]:
-    """What is damaged in an index folder, one line each; empty when all is well.
-
-    Raises:
-        InputError: there is no index.
-    """
-    found = []
-    try:
-        options = read_manifest(path)["options"]
-    except DamageError as error:
-        return [str(error)]
-    for name in SIDES:
-        try:
-            side = Side(path, name, options, writable=False)
-        except DualityError as error:
-            found.append(str(error))
-            continue
-        found += side.verify()
-        side.close()
-    return found
 
 
 def problems(store: RecordStore, folder: Path, side: str) -> list[str]:

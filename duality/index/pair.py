@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from duality.artifacts import atomic_folder, read_json, write_json
-from duality.errors import DamageError, DataError, InputError
+from duality.errors import DamageError, DataError, DualityError, InputError
 from duality.index.lock import WriterLock
 from duality.index.side import Side
 
@@ -185,3 +185,25 @@ def _fill(folder: Path, name: str, source: pa.Table | str | Path, options: Mappi
     finally:
         side.close()
     return vectors.shape[1]
+
+
+def verify_folder(path: Path) -> list[str]:
+    """What is damaged in an index folder, one line each; empty when all is well.
+
+    Raises:
+        InputError: there is no index.
+    """
+    found = []
+    try:
+        options = read_manifest(path)["options"]
+    except DamageError as error:
+        return [str(error)]
+    for name in SIDES:
+        try:
+            side = Side(path, name, options, writable=False)
+        except DualityError as error:
+            found.append(str(error))
+            continue
+        found += side.verify()
+        side.close()
+    return found
