@@ -60,7 +60,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_every_command_runs(page: Path, folder: Path) -> None:
-    environment = {**os.environ, "DUALITY_HOME": ".", "OMP_NUM_THREADS": "2"}
+    environment = {**os.environ, "DUALITY_HOME": ".", "OMP_NUM_THREADS": "1"}
     for command in commands(page):
         words = shlex.split(command, comments=True)
         assert words[0] == "duality", f"{page.name}: what is `{command}`?"
@@ -78,7 +78,7 @@ def test_every_command_runs(page: Path, folder: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_every_python_example_runs(page: Path, folder: Path) -> None:
     for block in blocks(page, "python"):
-        environment = {**os.environ, "DUALITY_HOME": ".", "OMP_NUM_THREADS": "2"}
+        environment = {**os.environ, "DUALITY_HOME": ".", "OMP_NUM_THREADS": "1"}
         done = subprocess.run(
             [sys.executable, "-c", block], cwd=folder, env=environment, capture_output=True, text=True
         )

@@ -80,7 +80,7 @@ def show_report(report: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=110)
+    console = Console(width=132)
     for direction, part in report.items():
         names = [name for name in SHOWN if name in part["metrics"]]
         table = Table(title=f"{direction}: {part['queries']:,} queries, candidates {part['candidates']}")

@@ -28,11 +28,13 @@ from duality.evaluation.ranking import (
 )
 from duality.runtime import progress
 
+WEIGHTS = {
+    "leave-one-out": "trained on every event not hidden, also on events later than a query's moment",
+    "temporal": "trained on events before the first cut only",
+}
 HIDDEN = {
     "leave-one-out": "the last event of each user",
-    "temporal": "events after a point in time",
-    "cold-item": "all events of held-out items",
-    "cold-user": "all events of held-out users",
+    "temporal": "the first event of each user after a point in time",
 }
 
 
@@ -159,6 +161,7 @@ def describe(
         "split": split,
         "direction": direction,
         "hidden": HIDDEN.get(protocol, protocol),
+        "weights": WEIGHTS.get(protocol, "unknown"),
         "candidates": f"all {asked} not visibly seen with the query's {source}{drawn}",
         "ties": "count against the target",
         "intervals": f"95% percentile bootstrap over {source}s, 1000 resamples",

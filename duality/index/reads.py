@@ -66,11 +66,14 @@ class RecordReads(Database):
         return np.fromiter((key for (key,) in rows), np.int64)
 
     def near(self, id: str) -> str:
-        """' (did you mean a, b?)' among ids that sort beside this one, or ''."""
+        """' (did you mean a, b?)' among ids that sort beside this one; '' on an empty side."""
         after = "SELECT id FROM records WHERE id >= ? ORDER BY id LIMIT 50"
         before = "SELECT id FROM records WHERE id < ? ORDER BY id DESC LIMIT 50"
-        rows = [row for sql in (after, before) for row in self._connection.execute(sql, (id,))]
-        return suggestion(id, [id for (id,) in rows])
+        above, below = (
+            [found for (found,) in self._connection.execute(sql, (id,))] for sql in (after, before)
+        )
+        beside = ", ".join(below[:1] + above[:1])
+        return suggestion(id, below + above) or (f" (beside it: {beside})" if beside else "")
 
     def vectors(self, ids: Sequence[str]) -> NDArray[np.float32]:
         """float32 [N, dim] in the order of `ids`.
