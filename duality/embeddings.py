@@ -1,10 +1,10 @@
 """Embedding tables of both sides: what a model and the histories make, and what the index stores.
 
-A stored user is [u, -log Z(u)], a stored item [e, 1]: their inner product is log p(item | user),
+A stored user is [u, -log Z(u), 1], a stored item [e, 1, 0]: their inner product is log p(item | user),
 so one search serves both directions and scores compare across users. An item that training never
-saw is stored as [g, 1], made by the item encoder from its users.
+saw is stored as [g, 1, level], made by the item encoder from its users.
 
-Shapes: N rows, U users, I items, E events, D model dimensions; stored vectors have D + 1.
+Shapes: N rows, U users, I items, E events, D model dimensions; stored vectors have D + 2.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ from duality.data.batches import row_batches
 from duality.data.dataset import Dataset
 from duality.data.histories import Histories, item_histories, user_histories
 from duality.encoders.base import Layout
+from duality.generated import group_of, level
 from duality.model.two_sided import TwoSided, before_each
 from duality.runtime import progress
 
 ROWS = 16_000  # events encoded at once
+STORED_EXTRA = 2  # values of a stored vector beyond the model's: partition and level
 
 
 @torch.inference_mode()
@@ -61,28 +63,25 @@ def states_before_events(model: TwoSided, dataset: Dataset, visible: np.ndarray)
 
 @torch.inference_mode()
 def generated_items(
-    model: TwoSided, dataset: Dataset, visible: np.ndarray, items: np.ndarray | None = None
-) -> Tensor:
-    """What the item encoder makes of each item's users, float32 [I, D].
+    model: TwoSided, dataset: Dataset, visible: np.ndarray
+) -> tuple[Tensor, np.ndarray, np.ndarray]:
+    """What the item encoder makes of each item's users.
 
     Args:
         visible: bool [E], events that may be used.
-        items: int64, the items wanted; None means all. Rows of others hold the empty state.
+
+    Returns:
+        float32 [I, D], the empty state for items without users; int64 [I], how many users each is
+        made of; float32 [GROUPS], the levels that put them on the scale of trained items
+        (`duality.generated`).
     """
     histories = item_histories(dataset, visible)
-    if items is not None:
-        wanted = np.zeros(dataset.num_items, dtype=bool)
-        wanted[items] = True
-        kept = wanted[dataset.event_item[histories.event]]
-        counts = np.where(wanted, histories.lengths, 0)
-        histories = Histories(np.concatenate(([0], np.cumsum(counts))), histories.event[kept])
-    vectors = model.empty_item.detach().repeat(dataset.num_items, 1)
-    if not len(histories.event):
-        return vectors
-    states = packed_item_states(model, histories, states_before_events(model, dataset, visible))
+    before = states_before_events(model, dataset, visible)
+    after = packed_item_states(model, histories, before)
     owners = np.flatnonzero(histories.lengths)
-    vectors[torch.from_numpy(owners)] = states[torch.from_numpy(histories.indptr[owners + 1] - 1)]
-    return vectors
+    vectors = model.empty_item.detach().repeat(dataset.num_items, 1)
+    vectors[torch.from_numpy(owners)] = after[torch.from_numpy(histories.indptr[owners + 1] - 1)]
+    return vectors, histories.lengths, level(model, dataset, visible, histories, before, after)
 
 
 @torch.inference_mode()
@@ -101,25 +100,32 @@ def packed_item_states(model: TwoSided, histories: Histories, before: Tensor) ->
 
 
 @torch.inference_mode()
-def item_vectors(model: TwoSided, dataset: Dataset, visible: np.ndarray) -> tuple[Tensor, np.ndarray]:
+def item_vectors(
+    model: TwoSided,
+    dataset: Dataset,
+    visible: np.ndarray,
+    made: tuple[Tensor, np.ndarray, np.ndarray] | None = None,
+) -> tuple[Tensor, np.ndarray, np.ndarray]:
     """Trained vectors where there are any, generated ones elsewhere.
 
+    Args:
+        made: what `generated_items` returned, if that has been done already.
+
     Returns:
-        float32 [I, D] and bool [I], which rows were generated.
+        float32 [I, D]; biases float32 [I], 0 for trained items; bool [I], which were generated.
     """
     generated = ~model.trained.numpy()
-    vectors = model.item_table.detach().clone()
+    vectors, bias = model.item_table.detach().clone(), np.zeros(dataset.num_items, np.float32)
     if generated.any():
-        rows = np.flatnonzero(generated)
-        vectors[torch.from_numpy(rows)] = generated_items(model, dataset, visible, rows)[
-            torch.from_numpy(rows)
-        ]
-    return vectors, generated
+        new, users, levels = made if made is not None else generated_items(model, dataset, visible)
+        rows = torch.from_numpy(np.flatnonzero(generated))
+        vectors[rows], bias[generated] = new[rows], levels[group_of(users[generated])]
+    return vectors, bias, generated
 
 
 @torch.inference_mode()
 def encode_history(model: TwoSided, vectors: np.ndarray) -> np.ndarray:
-    """A user nobody trained on: item vectors float32 [L, D], oldest first, to stored form [D + 1]."""
+    """A user nobody trained on: item vectors float32 [L, D], oldest first, to stored form [D + 2]."""
     states = model.empty_user[None]
     if len(vectors):
         states = model.user_states(torch.from_numpy(vectors), Layout(np.array([len(vectors)])))[-1:]
@@ -127,38 +133,47 @@ def encode_history(model: TwoSided, vectors: np.ndarray) -> np.ndarray:
 
 
 @torch.inference_mode()
-def encode_audience(model: TwoSided, states: np.ndarray) -> np.ndarray:
-    """An item nobody trained on: user states float32 [L, D], oldest first, to stored form [D + 1]."""
+def encode_audience(model: TwoSided, states: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """An item nobody trained on: user states float32 [L, D], oldest first, to stored form [D + 2].
+
+    Args:
+        levels: float32 [GROUPS], as `embed` returned them.
+    """
     vectors = model.empty_item[None]
     if len(states):
         vectors = model.item_states(torch.from_numpy(states), Layout(np.array([len(states)])))[-1:]
-    return stored_items(vectors)[0]
+    return stored_items(vectors, levels[group_of(np.array([len(states)]))])[0]
 
 
 @torch.inference_mode()
 def stored_users(model: TwoSided, states: Tensor) -> np.ndarray:
-    """States float [N, D] as the index stores them: float32 [N, D + 1], [u, -log Z(u)]."""
-    return torch.cat((states, -model.log_partition(states)[:, None]), dim=1).float().numpy()
+    """States float [N, D] as the index stores them: float32 [N, D + 2], [u, -log Z(u), 1]."""
+    ends = torch.stack((-model.log_partition(states), torch.ones(len(states))), dim=1)
+    return torch.cat((states, ends), dim=1).float().numpy()
 
 
-def stored_items(vectors: Tensor) -> np.ndarray:
-    """Item vectors float [N, D] as the index stores them: float32 [N, D + 1], [e, 1]."""
-    return torch.cat((vectors, torch.ones(len(vectors), 1)), dim=1).float().detach().numpy()
+def stored_items(vectors: Tensor, bias: np.ndarray | None = None) -> np.ndarray:
+    """Item vectors float [N, D] as the index stores them: float32 [N, D + 2], [e, 1, bias]."""
+    last = torch.zeros(len(vectors)) if bias is None else torch.from_numpy(bias)
+    ends = torch.stack((torch.ones(len(vectors)), last), dim=1)
+    return torch.cat((vectors, ends), dim=1).float().detach().numpy()
 
 
-def embed(model: TwoSided, dataset: Dataset) -> tuple[pa.Table, pa.Table]:
+def embed(model: TwoSided, dataset: Dataset) -> tuple[pa.Table, pa.Table, np.ndarray]:
     """Both sides of a dataset, all events visible.
 
     Returns:
-        Users and items: columns `id` (string), `vector` (FixedSizeList<float32>[D + 1]), then the
+        Users and items: columns `id` (string), `vector` (FixedSizeList<float32>[D + 2]), then the
         attributes of the dataset; items also `generated` (true: made from users, not trained).
+        Then the levels of generated items, float32 [GROUPS].
     """
     visible = np.ones(dataset.num_events, dtype=bool)
-    vectors, generated = item_vectors(model, dataset, visible)
+    made = generated_items(model, dataset, visible)
+    vectors, bias, generated = item_vectors(model, dataset, visible, made)
     states = user_states(model, dataset, user_histories(dataset, visible), vectors)
     users = _table(dataset.users(), stored_users(model, states))
-    items = _table(dataset.items(), stored_items(vectors))
-    return users, items.append_column("generated", pa.array(generated))
+    items = _table(dataset.items(), stored_items(vectors, bias))
+    return users, items.append_column("generated", pa.array(generated)), made[2]
 
 
 def write_embeddings(table: pa.Table, path: Path) -> None:

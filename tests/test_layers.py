@@ -26,6 +26,7 @@ LAYERS = [
     ("encoders",),
     ("model",),
     ("training",),
+    ("generated",),
     ("embeddings",),
     ("index",),
     ("retrieval",),

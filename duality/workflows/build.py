@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from duality.data.dataset import Dataset
+from duality.embeddings import STORED_EXTRA, write_embeddings
 from duality.embeddings import embed as embed_both
-from duality.embeddings import write_embeddings
 from duality.errors import InputError
 from duality.index import pair
 from duality.index.spec import load_spec
@@ -23,10 +23,10 @@ def embed(model: Path, out: Path, data: Path | None = None) -> dict[str, Any]:
     """Write `users.parquet` and `items.parquet` under `out`: `users`, `items`, `dim` (stored form)."""
     torch.set_num_threads(num_threads())
     folder = ModelFolder.open(model)
-    users, items = embed_both(folder.load(), dataset_of(folder, data))
+    users, items, _ = embed_both(folder.load(), dataset_of(folder, data))
     write_embeddings(users, out / "users.parquet")
     write_embeddings(items, out / "items.parquet")
-    return {"users": len(users), "items": len(items), "dim": folder.config["dim"] + 1}
+    return {"users": len(users), "items": len(items), "dim": folder.config["dim"] + STORED_EXTRA}
 
 
 def build_index(model: Path, out: Path, spec: str | Path | None, data: Path | None) -> dict[str, Any]:
@@ -49,9 +49,10 @@ def build_index(model: Path, out: Path, spec: str | Path | None, data: Path | No
     folder = ModelFolder.open(model)
     dataset = dataset_of(folder, data)
     check_items(folder, dataset)
-    users, items = embed_both(folder.load(), dataset)
+    users, items, levels = embed_both(folder.load(), dataset)
     extra = {
         "model": {"path": os.path.relpath(folder.path, out), "fingerprint": folder.fingerprint},
+        "levels": [round(float(value), 6) for value in levels],
         "dataset": {"path": os.path.relpath(dataset.path, out), "fingerprint": dataset.fingerprint},
     }
     document = pair.build(out, users, items, spec=options, manifest_extra=extra)

@@ -109,7 +109,7 @@ class Index:
             seen = [] if include_seen else self._seen(user, seen_items)
         else:
             known = [] if history is None else list(history)
-            vector = self._encode("encode_history", self.items, known)
+            vector = self._encode_history(known)
             seen = [] if include_seen else known
         return _answer(self.items, vector, k, where, seen, temperature, seed)
 
@@ -134,19 +134,25 @@ class Index:
             seen = [] if include_seen else self._seen(item, seen_users)
         else:
             known = [] if audience is None else list(audience)
-            vector = self._encode("encode_audience", self.users, known)
+            vector = self._encode_audience(known)
             seen = [] if include_seen else known
         return _answer(self.users, vector, k, where, seen, temperature, seed)
 
     def _seen(self, identifier: str, look_up: Any) -> list[str]:
         return [] if self.dataset is None else look_up(self.dataset, identifier)
 
-    def _encode(self, name: str, side: Side, ids: list[str]) -> np.ndarray:
-        """Vector [1, D + 1] of a raw history, by the model that built the index."""
-        from duality import embeddings
+    def _encode_history(self, items: list[str]) -> np.ndarray:
+        """Stored form [1, D + 2] of a user with this history, by the model that built the index."""
+        from duality.embeddings import encode_history
 
-        vectors = side.vectors(ids)[:, :-1] if ids else np.zeros((0, side.dim - 1), np.float32)
-        return getattr(embeddings, name)(self._model, np.ascontiguousarray(vectors))[None]
+        return encode_history(self._model, _of_model(self.items, items, self._model.dim))[None]
+
+    def _encode_audience(self, users: list[str]) -> np.ndarray:
+        """Stored form [1, D + 2] of an item with these users."""
+        from duality.embeddings import encode_audience
+
+        levels = np.array(self.pair.manifest["extra"]["levels"], np.float32)
+        return encode_audience(self._model, _of_model(self.users, users, self._model.dim), levels)[None]
 
     @cached_property
     def _model(self) -> Any:
@@ -164,6 +170,13 @@ class Index:
                 f"{folder.fingerprint}: build the index again"
             )
         return folder.load()
+
+
+def _of_model(side: Side, ids: list[str], dim: int) -> np.ndarray:
+    """The model's own part of stored vectors, float32 [L, dim]."""
+    if not ids:
+        return np.zeros((0, dim), np.float32)
+    return np.ascontiguousarray(side.vectors(ids)[:, :dim])
 
 
 def _exactly_one(**given: object) -> None:

@@ -35,14 +35,15 @@ class States:
 
     @cached_property
     def items(self) -> np.ndarray:
-        """float32 [I, D + 1], stored form."""
-        return stored_items(item_vectors(self.model, self.dataset, self.visible)[0])
+        """float32 [I, D + 2], stored form."""
+        vectors, bias, _ = item_vectors(self.model, self.dataset, self.visible)
+        return stored_items(vectors, bias)
 
     @cached_property
     def users(self) -> np.ndarray:
-        """float32 [U, D + 1], stored form."""
+        """float32 [U, D + 2], stored form."""
         histories = user_histories(self.dataset, self.visible)
-        vectors = torch.from_numpy(self.items[:, :-1].copy())
+        vectors = torch.from_numpy(self.items[:, : self.model.dim].copy())
         return stored_users(self.model, user_states(self.model, self.dataset, histories, vectors))
 
     @cached_property
@@ -110,7 +111,7 @@ class ItemEncoderScorer:
         last = states.item_histories[0][queries.item[rows]] + known - 1
         empty = states.model.empty_item.detach().numpy()
         vectors = np.where(known[:, None] > 0, self._packed[last.clip(min=0)], empty)
-        return vectors @ states.users[:, :-1].T + states.users[:, -1]
+        return vectors @ states.users[:, : states.model.dim].T + states.users[:, states.model.dim]
 
 
 class CentredMean:
@@ -133,4 +134,4 @@ class CentredMean:
         known = self.states.known_users(queries, rows)
         start = self.states.item_histories[0][queries.item[rows]]
         mean = (self._sums[start + known] - self._sums[start]) / known.clip(min=1)[:, None]
-        return mean @ self.states.users[:, :-1].T
+        return mean @ self.states.users[:, : self.states.model.dim].T

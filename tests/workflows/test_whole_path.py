@@ -54,7 +54,7 @@ def test_query_by_id_ranks_unseen_items_by_log_probability(world: Path) -> None:
     model = ModelFolder.open(world / "models/default").load()
     with Index.open(world / "indexes/default") as index:
         user, item = index.users.vectors(["u3"])[0], index.items.vectors(ids[:1])[0]
-    logits = model.item_table.detach().numpy() @ user[:-1]
+    logits = model.item_table.detach().numpy() @ user[:-2]
     expected = logits[ModelFolder.open(world / "models/default").item_ids.row(ids[0])] - np.log(
         np.exp(logits).sum()
     )
@@ -174,9 +174,9 @@ def test_somebody_elses_lists_are_measured_on_the_same_queries(world: Path, tmp_
 
 def test_embed_writes_what_the_index_holds(world: Path, tmp_path: Path) -> None:
     document = answer(world, "embed", "--out", str(tmp_path / "e"))
-    assert document == {"users": 60, "items": 60, "dim": 17}
+    assert document == {"users": 60, "items": 60, "dim": 18}
     table = pq.read_table(tmp_path / "e/users.parquet")
-    assert table.schema.field("vector").type == pa.list_(pa.float32(), 17)
+    assert table.schema.field("vector").type == pa.list_(pa.float32(), 18)
     with duality.Index.open(world / "indexes/default") as index:
         stored = index.users.vectors(table.column("id").to_pylist()[:5])
     np.testing.assert_allclose(np.stack(table.column("vector").to_pylist()[:5]), stored, atol=1e-5)
