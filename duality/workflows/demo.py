@@ -25,7 +25,7 @@ from duality.data import sample
 from duality.runtime import say
 from duality.targeting.run import target
 from duality.workflows.index import Index
-from duality.workflows.recipe import load_recipe
+from duality.workflows.recipe import PathsSection, load_recipe
 from duality.workflows.recommend import recommend
 from duality.workflows.run import run_recipe
 from duality.workflows.targeting import open_for_targeting
@@ -65,7 +65,9 @@ def demo(out: Path, tell: Tell, settings: Iterable[str] = ()) -> dict[str, Any]:
     started = time.monotonic()
     recipe = load_recipe(Path(str(files("duality.workflows") / "recipes" / "demo.toml")), settings)
     where = f"user_id != '{NEW_USER}' and item_id != '{NEW_ITEM}'"
-    recipe = recipe.model_copy(update={"import_": recipe.import_.model_copy(update={"where": where})})
+    left_out = recipe.import_.model_copy(update={"where": where})
+    paths = PathsSection(dataset="dataset", model="model", index="index")
+    recipe = recipe.model_copy(update={"import_": left_out, "paths": paths})
     tell(f"Training on MovieTweetings 100k without user {NEW_USER} and one film; both come back below.")
     stages = run_recipe(recipe, out / "stages.json", root=out)
     reused = [name for name, document in stages.items() if document["skipped"]]

@@ -64,7 +64,7 @@ def evaluate(
         world = world_of(dataset, division, split)
         queries = make_queries(world, division.hidden(split), name)
         scorers = _scorers(folder, dataset, division, world, name, run=run, baselines=baselines)
-        report[name] = measure(
+        part = measure(
             scorers,
             queries,
             world,
@@ -75,6 +75,11 @@ def evaluate(
             protocol=wanted,
             split=split,
         )
+        windows = {
+            s.name: f"{s.days} days, chosen on validation" for s in scorers if isinstance(s, RecentPopularity)
+        }
+        part["protocol"]["windows"] = windows
+        report[name] = part
     return report
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -63,7 +64,7 @@ def test_shipped_recipes_load_and_state_their_result(path: Path) -> None:
     load_recipe(path)
     header = path.read_text(encoding="utf-8").split("\n\n")[0]
     for word in ("Purpose", "Command", "Date", "Hardware", "Result"):
-        assert word in header, f"{path.name} lacks {word}"
+        assert re.search(rf"^# {word} +\S", header, flags=re.M), f"{path.name} lacks {word}"
 
 
 def test_the_demo_recipe_of_the_package_is_the_one_in_pipelines() -> None:
