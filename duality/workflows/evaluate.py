@@ -55,8 +55,11 @@ def evaluate(
     """
     folder = ModelFolder.open(model) if model is not None else None
     dataset = _dataset(folder, data)
-    wanted = _protocol(folder, protocol)
+    if protocol in LATER:
+        raise InputError(f"protocol {protocol} is not in this version: choose leave-one-out or temporal")
+    wanted = protocol or (folder.config["split"]["name"] if folder else "leave-one-out")
     division = split_named(dataset, wanted)
+    _check_trained_for(folder, wanted)
     if run is not None and direction == "both":
         raise InputError("--run holds lists of one direction: add --direction user-to-item or item-to-user")
     report = {}
@@ -98,16 +101,12 @@ def _dataset(folder: ModelFolder | None, data: Path | None) -> Dataset:
     return dataset
 
 
-def _protocol(folder: ModelFolder | None, protocol: str | None) -> str:
-    trained = folder.config["split"]["name"] if folder else None
-    if protocol in LATER:
-        raise InputError(f"protocol {protocol} is not in this version: choose leave-one-out or temporal")
-    if protocol and trained and protocol != trained:
+def _check_trained_for(folder: ModelFolder | None, protocol: str) -> None:
+    if folder is not None and folder.config["split"]["name"] != protocol:
         raise InputError(
-            f"the model was trained for {trained}, so its weights saw events that {protocol} hides: "
-            f"train one with `duality train --set split.name={protocol}`"
+            f"the model was trained for {folder.config['split']['name']}, so its weights saw events that {protocol} "
+            f"hides: train one with `duality train --set split.name={protocol}`"
         )
-    return protocol or trained or "leave-one-out"
 
 
 def _scorers(

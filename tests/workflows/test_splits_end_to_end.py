@@ -39,6 +39,9 @@ def test_protocols_that_need_time_refuse_a_log_without(untimed: Path) -> None:
     with pytest.raises(InputError, match="needs times"):
         duality.train(untimed / "d", untimed / "m", settings=[*SMALL, "split.name=temporal"])
     assert not (untimed / "m").exists()
+    duality.train(untimed / "d", untimed / "m", settings=[*SMALL, "train.epochs=1"])
+    with pytest.raises(InputError, match="needs times"):
+        duality.evaluate(untimed / "m", protocol="temporal")
 
 
 def test_the_temporal_split_trains_and_evaluates(world: Path, tmp_path: Path) -> None:
