@@ -106,7 +106,7 @@ class Objective:
             item_before, item_losses = self._item_side(items, users, user_before)
             losses |= item_losses
             if remake_users and self.config.cycle_user and len(users.layout.lengths) > 1:
-                losses["cycle_user"] = self._remade_users(users, user_before, items, item_before)
+                losses |= self._remade_users(users, user_before, items, item_before)
         return {name: getattr(self.config, name) * loss for name, loss in losses.items()}
 
     def _user_side(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -167,10 +167,12 @@ class Objective:
             forbidden = torch.cat((self._tensor(met.T), columns), dim=1)
             losses["items_compete"] = masked_softmax_loss(scores, forbidden)
         if config.cycle_item:
-            known = torch.from_numpy(np.flatnonzero(batch.layout.positions[rows] > 0)).to(self.device)
-            losses["cycle_item"] = cycle_loss(
-                generated[known], self.model.item_table, item[known], temperature=config.temperature
-            )
+            known = np.flatnonzero(batch.layout.positions[rows] > 0)
+            if len(known):  # none when every item of the batch has a single user
+                place = self._tensor(known)
+                losses["cycle_item"] = cycle_loss(
+                    generated[place], self.model.item_table, item[place], temperature=config.temperature
+                )
         return before, losses
 
     def _banked(
@@ -193,8 +195,11 @@ class Objective:
             ids = np.unique(self.rng.integers(len(table), size=most))
         return table[self._tensor(ids)], self._tensor(own[:, None] == ids)
 
-    def _remade_users(self, batch: Batch, before: Tensor, items: Batch, live: Tensor) -> Tensor:
-        """User cycle: F over the items as they were before this user came, against F over E."""
+    def _remade_users(self, batch: Batch, before: Tensor, items: Batch, live: Tensor) -> dict[str, Tensor]:
+        """User cycle: F over the items as they were before this user came, against F over E.
+
+        Empty when the users drawn have a single event each, so that nothing precedes any.
+        """
         offsets = batch.layout.offsets
         first = int(self.rng.integers(len(offsets) - 2))
         reach = int(np.searchsorted(offsets, offsets[first] + self.config.cycle_rows, side="right")) - 1
@@ -204,10 +209,13 @@ class Objective:
         generated, _ = self._banked(self.item_bank, batch.events[part], items.events, live)
         remade = before_each(self.model.user_states(generated, layout), self.model.empty_user, layout)
         known = self.rng.permutation(np.flatnonzero(layout.positions > 0))[: self.config.item_queries]
+        if not len(known):
+            return {}
         rows, owner = self._tensor(known), batch.owners[part][known]
         queries = functional.normalize(remade[rows], dim=1) / self.config.temperature
         originals = functional.normalize(before[part][rows].detach(), dim=1)
-        return masked_softmax_loss(queries @ originals.T, self._tensor(owner[:, None] == owner))
+        forbidden = self._tensor(owner[:, None] == owner)
+        return {"cycle_user": masked_softmax_loss(queries @ originals.T, forbidden)}
 
     def _track_mean(self, states: Tensor, momentum: float = 0.99) -> None:
         if self.model.training:

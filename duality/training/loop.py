@@ -6,6 +6,7 @@ Writes: under the model folder, `log.jsonl` (one line per epoch) and `checkpoint
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -253,8 +254,6 @@ class Trainer:
 
 def write_log(path: Path, history: list[dict[str, Any]]) -> None:
     """One JSON line per epoch; rewritten whole, so that it always agrees with the checkpoint."""
-    import json
-
     with atomic_file(path) as temporary:
         temporary.write_text("".join(json.dumps(line) + "\n" for line in history), encoding="utf-8")
 

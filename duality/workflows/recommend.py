@@ -102,7 +102,7 @@ def _answers(
         look_up = seen_items if side == "users" else seen_users
         exclude = [look_up(dataset, identifier) for identifier in ids]
     found, scores = retrieve(answering, asked.vectors(ids), k, where=where, exclude=exclude)
-    kept = np.array([[cell is not None for cell in row] for row in found], dtype=bool)
+    kept = np.isfinite(scores)  # rows are padded with -inf where nothing is left
     query = np.repeat(np.array(ids, dtype=object), kept.sum(1))
     rank = np.broadcast_to(np.arange(1, found.shape[1] + 1, dtype=np.int32), found.shape)[kept]
     return pa.Table.from_arrays(

@@ -59,18 +59,22 @@ class States:
 
     def known_users(self, queries: Queries, rows: slice) -> np.ndarray:
         """int64 [B]: how many users of its item each query may know: those before its time."""
-        indptr, event = self.item_histories
-        items = queries.item[rows]
+        indptr, _ = self.item_histories
+        items = queries.item[rows].astype(np.int64)
         if queries.time is None or self.dataset.event_time is None:
             return np.diff(indptr)[items]
-        time = self.dataset.event_time[event]
-        return np.array(
-            [
-                np.searchsorted(time[indptr[item] : indptr[item + 1]], moment, side="left")
-                for item, moment in zip(items, queries.time[rows], strict=True)
-            ],
-            dtype=np.int64,
-        )
+        moments, keys = self._arrival_keys
+        asked = items * (len(moments) + 1) + np.searchsorted(moments, queries.time[rows], side="left")
+        return np.searchsorted(keys, asked, side="left") - indptr[items]
+
+    @cached_property
+    def _arrival_keys(self) -> tuple[np.ndarray, np.ndarray]:
+        """Distinct times of the item histories, and one sorted number per event: item, then time."""
+        indptr, event = self.item_histories
+        assert self.dataset.event_time is not None
+        moments, place = np.unique(self.dataset.event_time[event], return_inverse=True)
+        owner = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
+        return moments, owner * (len(moments) + 1) + place
 
 
 class ModelScorer:

@@ -61,6 +61,8 @@ def train(
         say(f"resuming after epoch {trainer.state.epoch}")
     world = world_of(dataset, split, "validation")
     sample = _some(make_queries(world, split.hidden("validation"), USER_TO_ITEM), VALIDATION_QUERIES)
+    if not len(sample):
+        raise InputError("nothing to validate on: no user has enough events (leave-one-out needs three)")
     state = trainer.fit(
         lambda model: validation(model, dataset, world, [(USER_TO_ITEM, sample)], METRICS[:2])
     )
@@ -99,10 +101,6 @@ def validation(
     scorer = ModelScorer(States(model.cpu(), dataset, world.visible))
     values = {}
     for direction, queries in asked:
-        if not len(queries):
-            raise InputError(
-                "nothing to validate on: every user needs three events or more to give one query"
-            )
         ranks, candidates = rank_full(scorer, queries, world, direction)
         for name in metrics:
             value = per_query(name, ranks, candidates).mean()
