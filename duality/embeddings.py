@@ -176,10 +176,11 @@ def embed(model: TwoSided, dataset: Dataset) -> tuple[pa.Table, pa.Table, np.nda
     return users, items.append_column("generated", pa.array(generated)), made[2]
 
 
-def write_embeddings(table: pa.Table, path: Path) -> None:
-    """Write `id` and `vector` of one side as Parquet, atomically."""
+def write_embeddings(table: pa.Table, path: Path, model: str) -> None:
+    """Write `id` and `vector` of one side as Parquet, atomically, with the fingerprint of their model."""
+    chosen = table.select(["id", "vector"]).replace_schema_metadata({"duality.model": model})
     with atomic_file(path) as temporary:
-        pq.write_table(table.select(["id", "vector"]), temporary, compression="zstd")
+        pq.write_table(chosen, temporary, compression="zstd")
 
 
 def _table(attributes: pa.Table, vectors: np.ndarray) -> pa.Table:

@@ -60,7 +60,7 @@ class DataError(InputError):
     def __init__(
         self, what: str, *, file: str | None = None, row: int | None = None, column: str | None = None
     ) -> None:
-        self.file, self.row, self.column = file, row, column
+        self.what, self.file, self.row, self.column = what, file, row, column
         where = [
             str(file) if file is not None else "",
             f"row {row}" if row is not None else "",

@@ -26,3 +26,9 @@ def csv_ids(text: str) -> list[str]:
     import csv
 
     return [cell.strip() for row in csv.reader([text]) for cell in row if cell.strip()]
+
+
+def show_plan(document: dict[str, Any]) -> None:
+    """Print how the index was searched, if the answer says, beside the answer."""
+    if "plan" in document:
+        click.echo(f"plan: {document['plan']['strategy']}: {document['plan']['reason']}", err=True)

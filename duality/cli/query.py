@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from duality.cli.common import csv_ids, emit, json_option
+from duality.cli.common import csv_ids, emit, json_option, show_plan
 from duality.runtime import home
 
 index_option = click.option(
@@ -33,6 +33,7 @@ where_option = click.option("--where", metavar="EXPR", help='Filter on attribute
 @click.option("--at", metavar="TIME", help="Request time, for encoders that use it.")
 @click.option("--temperature", type=click.FloatRange(min=0, min_open=True), help="Sample instead of ranking.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the sampling.")
+@click.option("--explain", is_flag=True, help="Say how the index was searched, and why.")
 @json_option
 def query(
     index: Path | None,
@@ -47,6 +48,7 @@ def query(
     at: str | None,
     temperature: float | None,
     seed: int,
+    explain: bool,
     as_json: bool,
 ) -> None:
     """Items for a user, or users for an item."""
@@ -65,12 +67,14 @@ def query(
         at=at,
         temperature=temperature,
         seed=seed,
+        explain=explain,
     )
     emit(document, as_json, show_answer)
 
 
 def show_answer(document: dict[str, Any]) -> None:
     """Print one line per result: rank, score, id and the attributes that are set."""
+    show_plan(document)
     if not document["results"]:
         click.echo("nothing matches")
     for row in document["results"]:

@@ -66,9 +66,10 @@ def check_vectors(vectors: NDArray[np.float32], dim: int, *, rows: int | None = 
     if rows is not None and len(vectors) != rows:
         raise DataError(f"{len(vectors)} vectors for {rows} ids")
     # The limit leaves room for the product of two such vectors in float32.
-    largest = np.abs(vectors).max(axis=1, initial=0.0)
-    bad = np.flatnonzero(~(largest <= 1e18 / max(dim, 1)))
-    if len(bad):
+    limit = 1e18 / max(dim, 1)
+    if not np.abs(vectors).max(initial=0.0) <= limit:
+        largest = np.abs(vectors).max(axis=1)
+        bad = np.flatnonzero(~(largest <= limit))
         problem = "is not finite" if not np.isfinite(largest[bad[0]]) else "has a value too large"
         raise DataError(f"vector {problem}", row=int(bad[0]) + 1, column="vector")
     return np.ascontiguousarray(vectors)

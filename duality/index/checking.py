@@ -8,74 +8,93 @@ from pathlib import Path
 
 import numpy as np
 
-from duality.errors import DualityError
-from duality.index.store import RecordStore, row_crc
+from duality.errors import DamageError, DualityError
+from duality.index.head import ADVICE, read_head
+from duality.index.reads import RecordReads, intact
+from duality.index.snapshot import MEND
+from duality.runtime import progress
 
 # Enough to see the pattern; the rest is counted.
 _SHOWN = 5
 
 
-def problems(store: RecordStore, folder: Path, side: str) -> list[str]:
-    """What is damaged on one side, one line each; empty when all is well.
-
-    Checks SQLite's own structure, the checksum of every record, and that the snapshot's files
-    match their checksums and hold the records' vectors.
-    """
+def side_problems(store: RecordReads, folder: Path, side: str) -> list[str]:
+    """What is damaged on one open side, one line each; empty when all is well."""
     try:
-        found = [*_file(store, side), *_records(store, side)]
+        _, torn = read_head(folder / f"{side}.head")
+        found = [*torn, *(f"{side}: {problem}: {ADVICE}" for problem in content_problems(store))]
     except (sqlite3.DatabaseError, DualityError) as error:
-        return [f"{side}: records cannot be read ({error}): build the index again"]
+        return [f"{side}: records cannot be read ({error})"]
     return found or list(_snapshot(store, folder, side))
 
 
-def _file(store: RecordStore, side: str) -> Iterator[str]:
-    answer = store.one("PRAGMA quick_check(1)")
-    if answer != "ok":
-        yield f"{side}: {store.path.name} is damaged ({answer}): build the index again"
+def content_problems(store: RecordReads) -> list[str]:
+    """What is wrong with the records, without advice: SQLite's structure, every record, their sum."""
+    try:
+        return list(_content(store))
+    except (sqlite3.DatabaseError, DamageError) as error:
+        return [f"records cannot be read ({error})"]
 
 
-def _records(store: RecordStore, side: str) -> Iterator[str]:
-    damaged = []
-    for rows in store.raw_rows():
-        for _, id, vector, crc, *values in rows:
-            if len(vector) != 4 * store.dim or row_crc(id, vector, values) != crc:
-                damaged.append(id)
-        block = np.frombuffer(b"".join(row[2] for row in rows if len(row[2]) == 4 * store.dim), "<f4")
-        if not np.isfinite(block).all():
-            yield f"{side}: a stored vector is not finite"
+def _content(store: RecordReads) -> Iterator[str]:
+    broken = store.structure_problem()
+    if broken:
+        yield f"{store.path.name} is damaged ({broken})"
+        return
+    last = store.last()
+    store.commits_after(store.oldest())
+    damaged, found, state = [], 0, 0
+    with progress(last.facts["count"], f"checking {store.path.stem}") as shown:
+        for rows in store.stored_digests():
+            for key, id, vector, digest, *values in rows:
+                if not intact(key, id, vector, digest, values) or len(vector) != 4 * store.dim:
+                    damaged.append(str(id))
+                else:
+                    state += digest
+            found += len(rows)
+            shown.advance(len(rows))
     if damaged:
-        shown = ", ".join(damaged[:_SHOWN]) + (", …" if len(damaged) > _SHOWN else "")
-        yield f"{side}: {len(damaged)} damaged records ({shown}): upsert or delete them"
+        names = ", ".join(damaged[:_SHOWN]) + (", …" if len(damaged) > _SHOWN else "")
+        yield f"{len(damaged)} damaged records ({names})"
+    elif found != last.facts["count"]:
+        yield f"{found} records instead of {last.facts['count']}"
+    elif state % (1 << 64) != last.state:
+        yield "the records do not add up to the last commit"
 
 
-def _snapshot(store: RecordStore, folder: Path, side: str) -> Iterator[str]:
+def _snapshot(store: RecordReads, folder: Path, side: str) -> Iterator[str]:
     from duality.index.snapshot import read_snapshot
 
-    mend = "run `duality index compact`"
     try:
         found = read_snapshot(folder, side)
-    except (DualityError, KeyError, ValueError, TypeError) as error:
-        yield f"{side}: snapshot cannot be used ({error}): {mend}"
+    except DamageError as error:
+        yield f"{side}: {error}"
         return
     if found is None:
-        yield f"{side}: no snapshot: {mend}"
         return
-    seq, structure = found
-    if seq > store.meta("seq"):
-        yield f"{side}: snapshot of commit {seq}, the records are at {store.meta('seq')}: {mend}"
+    if found.head.seq > store.last().seq or store.chain_of(found.head.seq) not in (None, found.head.chain):
+        yield f"{side}: the snapshot is of other records: {MEND}"
         return
-    if seq < store.meta("floor"):
-        yield f"{side}: snapshot of commit {seq} is older than the last compaction: {mend}"
+    try:
+        commits = store.commits_after(found.head.seq)
+    except KeyError:
         return
-    structure.remove(store.removed(seq))
-    for keys, vectors in store.changed(seq):
-        structure.add(keys, vectors)
-    blocks = 0
-    for keys, vectors in store.changed(0):
-        blocks += len(keys)
-        held = np.isin(keys, structure.keys())
-        if not held.all() or not np.array_equal(structure.vectors_of(keys), vectors):
-            yield f"{side}: snapshot and records differ: {mend}"
+    structure = found.structure
+    changed = np.unique(np.concatenate([np.empty(0, np.int64), *(c.changed for c in commits)]))
+    removed = np.concatenate([np.empty(0, np.int64), *(c.removed for c in commits)])
+    held = 0
+    for rows in store.all_rows():
+        keys = np.array([key for key, *_ in rows], np.int64)
+        same = ~np.isin(keys, changed)
+        vectors = store.matrix([vector for _, _, vector, _ in rows])
+        try:
+            agree = np.array_equal(structure.vectors_of(keys[same]), vectors[same])
+        except KeyError:
+            agree = False
+        if not agree:
+            yield f"{side}: snapshot and records differ: {MEND}"
             return
-    if blocks != structure.count:
-        yield f"{side}: snapshot holds {structure.count} vectors, the records {blocks}: {mend}"
+        held += int(same.sum())
+    stale = np.isin(structure.keys(), np.concatenate([changed, removed]))
+    if structure.count - int(stale.sum()) != held:
+        yield f"{side}: the snapshot holds records that were removed: {MEND}"

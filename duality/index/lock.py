@@ -4,31 +4,57 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from pathlib import Path
 
 from duality.errors import DualityError
 
+# A reader that looks whether a writer is there holds the lock for microseconds.
+_PATIENCE = 0.25
+
 
 class WriterLock:
-    """Exclusive lock on an index folder; readers do not take it.
+    """Exclusive lock on an index folder; readers do not hold it.
 
     Raises:
         DualityError: another process (or object) holds it; names its process id.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._descriptor = os.open(folder / "writer.lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            holder = os.pread(self._descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
-            os.close(self._descriptor)
-            raise DualityError(
-                f"{folder} is being written by process {holder}: wait until it ends, or open it for reading"
-            ) from None
+        self._descriptor = os.open(folder / "writer.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        deadline = time.monotonic() + _PATIENCE
+        while not _locked(self._descriptor, fcntl.LOCK_EX):
+            if time.monotonic() > deadline:
+                holder = os.pread(self._descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+                os.close(self._descriptor)
+                raise DualityError(
+                    f"{folder} is being written by process {holder}: "
+                    "wait until it ends, or open it for reading"
+                )
+            time.sleep(0.005)
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
 
     def release(self) -> None:
         """Let the next writer in."""
         os.close(self._descriptor)
+
+
+def is_written(folder: Path) -> bool:
+    """Whether a process holds the writer's lock of an index folder now."""
+    try:
+        descriptor = os.open(folder / "writer.lock", os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        return not _locked(descriptor, fcntl.LOCK_SH)
+    finally:
+        os.close(descriptor)
+
+
+def _locked(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from duality.index.structure import Found, Keys, Matrix, Structure
+from duality.index.structures.base import Found, Keys, Matrix32, Structure
 
 MAX_K = 1_000_000
 # Scores of one block: bounds memory to some tens of MB.
@@ -20,12 +19,13 @@ _BLOCK_QUERIES = 1_024
 
 def search_blocks(
     structure: Structure,
-    queries: Matrix,
+    queries: Matrix32,
     k: int,
     *,
     allowed: Keys | None = None,
     excluded: Sequence[Keys] | None = None,
     exact: bool = False,
+    device: str | None = None,
 ) -> Found:
     """Best k keys per query.
 
@@ -36,11 +36,16 @@ def search_blocks(
         allowed: keys that may be returned; None for all.
         excluded: per query, keys that must not be returned.
         exact: score every candidate.
+        device: "cuda" scores on the GPU, exactly.
 
     Returns:
         Scores float32 [Q, k] and keys int64 [Q, k], best first; -inf and -1 pad a row only
         when fewer than k keys are allowed and not excluded.
     """
+    exact = exact or device is not None
+    if excluded is None and len(queries) * k <= _BLOCK_RESULTS and len(queries) <= _BLOCK_QUERIES:
+        found = _search_block(structure, queries, k, allowed, None, exact, device)
+        return found if found[1].shape[1] == k else _padded(found, len(queries), k)
     scores = np.full((len(queries), k), -np.inf, np.float32)
     keys = np.full((len(queries), k), -1, np.int64)
     lengths = np.array([len(row) for row in excluded] if excluded else np.zeros(len(queries)), np.int64)
@@ -52,7 +57,7 @@ def search_blocks(
         size = max(1, _BLOCK_RESULTS // (k + int(lengths[rows[-1]])))
         rows = rows[:size]
         without = [excluded[row] for row in rows.tolist()] if excluded else None
-        found = _search_block(structure, queries[rows], k, allowed, without, exact)
+        found = _search_block(structure, queries[rows], k, allowed, without, exact, device)
         scores[rows, : found[0].shape[1]], keys[rows, : found[1].shape[1]] = found
         start += len(rows)
     return scores, keys
@@ -60,39 +65,41 @@ def search_blocks(
 
 def _search_block(
     structure: Structure,
-    queries: Matrix,
+    queries: Matrix32,
     k: int,
     allowed: Keys | None,
     excluded: Sequence[Keys] | None,
     exact: bool,
+    device: str | None,
 ) -> Found:
-    scores, keys = _fetch(structure, queries, k, allowed, excluded, exact)
-    short = np.flatnonzero((keys < 0).any(axis=1)) if keys.shape[1] else np.empty(0, np.int64)
-    if len(short) and not exact:
+    scores, keys = _fetch(structure, queries, k, allowed, excluded, exact, device)
+    if not exact and keys.size and keys.min() < 0:
         # An approximate search ran out of candidates; an exact one cannot.
+        short = np.flatnonzero((keys < 0).any(axis=1))
         without = [excluded[row] for row in short.tolist()] if excluded else None
-        more = _fetch(structure, queries[short], k, allowed, without, True)
+        more = _fetch(structure, queries[short], k, allowed, without, True, None)
         scores[short], keys[short] = more
     return scores, keys
 
 
 def _fetch(
     structure: Structure,
-    queries: Matrix,
+    queries: Matrix32,
     k: int,
     allowed: Keys | None,
     excluded: Sequence[Keys] | None,
     exact: bool,
+    device: str | None,
 ) -> Found:
     extra = max((len(row) for row in excluded), default=0) if excluded else 0
-    scores, keys = structure.search(queries, k + extra, allowed, exact)
+    scores, keys = structure.search(queries, k + extra, allowed, exact=exact, device=device)
     if extra:
         scores, keys = _without(scores, keys, excluded or [])
     width = min(k, keys.shape[1])
     return scores[:, :width], keys[:, :width]
 
 
-def _without(scores: Matrix, keys: Keys, excluded: Sequence[Keys]) -> Found:
+def _without(scores: Matrix32, keys: Keys, excluded: Sequence[Keys]) -> Found:
     # One number per (query, key) pair turns the test of all queries into one set operation.
     stride = max(int(keys.max(initial=0)), max(int(row.max(initial=0)) for row in excluded)) + 1
     rows = np.arange(len(keys))[:, None]
@@ -104,8 +111,9 @@ def _without(scores: Matrix, keys: Keys, excluded: Sequence[Keys]) -> Found:
     return scores, np.where(gone, -1, np.take_along_axis(keys, order, 1))
 
 
-def named(keys: Keys, names: dict[int, str]) -> NDArray[np.object_]:
-    """Keys [Q, k] as ids, None where the key is -1."""
-    distinct, inverse = np.unique(keys, return_inverse=True)
-    table = np.array([names.get(int(key)) for key in distinct], object)
-    return table[inverse.reshape(keys.shape)] if keys.size else np.empty(keys.shape, object)
+def _padded(found: Found, rows: int, k: int) -> Found:
+    scores = np.full((rows, k), -np.inf, np.float32)
+    keys = np.full((rows, k), -1, np.int64)
+    width = found[0].shape[1]
+    scores[:, :width], keys[:, :width] = found
+    return scores, keys

@@ -1,10 +1,10 @@
 """Durable vector store of one side: an acknowledged write survives a crash.
 
 Reads:  embedding rows, float32 [N, D], finite.
-Writes: the record store (one transaction per call). The search structure follows from it: it is
-        loaded from its snapshot when first needed and caught up with later commits (follower.py).
-Cost:   one fsync per call; batch your upserts.
-Not here: structure settings (spec.py), two sides together (pair.py), what to exclude (retrieval/).
+Writes: the records (one commit per call, writer.py). The search structure follows from them: it is
+        loaded from its snapshot when first needed and caught up with later commits (live.py).
+Cost:   two syncs per call; batch your upserts.
+Not here: index structures (structures/), two sides together (pair.py), what to exclude (retrieval/).
 
 Shapes: N vectors, Q queries, k results per query, D dimensions.
 """
@@ -12,76 +12,101 @@ Shapes: N vectors, Q queries, k results per query, D dimensions.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from duality.errors import DataError, InputError
+from duality.errors import InputError
 from duality.index.attributes import columns_from
 from duality.index.batches import check_ids, check_vectors
-from duality.index.follower import Follower
-from duality.index.store import RecordStore
+from duality.index.live import Live
+from duality.index.opening import open_store
+from duality.index.reads import RecordReads
+from duality.index.upkeep import Upkeep
+from duality.index.writer import Writer
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# A snapshot this far behind (share of the side, or rows) is written anew when a writer closes.
-LAG_SHARE, LAG_ROWS = 0.1, 1_000
+    from duality.index.structures.plan import Plan
+    from duality.index.structures.tuning import Tuned
 
 
 class Side:
     """Users or items of an index; made by `pair.Pair`. Methods may be called from several threads.
 
     Args:
-        folder: the index folder.
+        folder: the folder of the generation.
         name: "users" or "items".
-        options: `IndexSpec.options()`.
+        options: options of the index spec.
         writable: whether the caller holds the writer's lock.
+        written: whether another process holds it.
+        elsewhere: erases ids from the copies of this side in other generations and in snapshots.
+        model: fingerprint of the model whose vectors these are, if known.
     """
 
-    def __init__(self, folder: Path, name: str, options: Mapping[str, Any], *, writable: bool) -> None:
-        self.folder, self.name, self.options, self.writable = folder, name, dict(options), writable
-        self.store = RecordStore.open(folder / f"{name}.sqlite", writable=writable)
-        self._lock = threading.RLock()
-        self._follower = Follower(self.store, folder, name, self.options)
-        self._wrote = False
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        options: Mapping[str, Any],
+        *,
+        writable: bool,
+        written: bool = False,
+        model: str | None = None,
+        elsewhere: Callable[[list[str]], None] = lambda ids: None,
+    ) -> None:
+        self._erase_elsewhere = elsewhere
+        self.folder, self.name, self.model, self.writable = folder, name, model, writable
+        self.options = dict(options)
+        opened = open_store(folder / f"{name}.sqlite", writable=writable, written=written)
+        self._writer = Writer(opened) if writable else None
+        self._reads_lock = threading.RLock()
+        self._reads: RecordReads = (
+            RecordReads.open(opened.store.path, writable=False) if writable else opened.store
+        )
+        self._live = Live(self._reads, self._reads_lock, folder, name, self.options)
+        self._upkeep = Upkeep(self._live, self._writer) if self._writer else None
 
     @property
     def dim(self) -> int:
         """D."""
-        return self.store.dim
+        return self._reads.dim
 
     @property
     def kind(self) -> str:
-        """exact, ivf or hnsw."""
+        """exact, ivf, hnsw, ivfpq, sq8 or rabitq."""
         return self.options["kind"]
 
     @property
     def count(self) -> int:
         """Stored records."""
-        with self._lock:
-            return self.store.count()
+        with self._reading() as reads:
+            return reads.count()
 
     @property
     def version(self) -> int:
         """Number of commits so far."""
-        with self._lock:
-            return self.store.meta("seq")
+        with self._reading() as reads:
+            return reads.newest()
 
     @property
     def attributes(self) -> dict[str, str]:
         """Attribute name to kind."""
-        with self._lock:
-            return self.store.kinds()
+        with self._reading() as reads:
+            return reads.kinds()
 
     def upsert(
         self,
         ids: Sequence[str],
         vectors: NDArray[np.float32] | None = None,
         attributes: pa.Table | None = None,
+        *,
+        model: str | None = None,
     ) -> int:
         """Insert records, or replace those whose id is stored; durable on return.
 
@@ -89,64 +114,80 @@ class Side:
             ids: N different ids.
             vectors: float32 [N, dim]; None changes only attributes of stored records.
             attributes: N rows; columns that it lacks keep their values.
+            model: fingerprint of the model that made the vectors, if known.
 
         Returns:
             N.
 
         Raises:
             DataError: a row does not fit; the message names the first, and nothing is written.
+            InputError: the vectors are of another model than those stored.
+            DualityError: the device failed; nothing was acknowledged.
         """
-        self._need_writable()
+        writer, upkeep = self._need_writable()
+        self.check_model(model)
         ids = check_ids(ids)
         vectors = None if vectors is None else check_vectors(vectors, self.dim, rows=len(ids))
         columns = columns_from(attributes, len(ids))
         if not ids:
             return 0
-        with self._lock, self.store.writing() as seq:
-            held = self.store.keys_of(ids)
-            new = [row for row, id in enumerate(ids) if id not in held]
-            if new and vectors is None:
-                raise DataError(f"id {ids[new[0]]} is not stored and has no vector", row=new[0] + 1)
-            old = sorted((row for row, id in enumerate(ids) if id in held), key=lambda row: held[ids[row]])
-            taken = {name: column.take(old) for name, column in columns.items()}
-            self.store.update([held[ids[row]] for row in old], _rows(vectors, old), taken, seq)
-            if new and vectors is not None:
-                fresh = {name: column.take(new) for name, column in columns.items()}
-                self.store.insert([ids[row] for row in new], vectors[new], fresh, seq)
-        self._wrote = True
+        with writer.lock:
+            with writer.commit() as commit:
+                keys = writer.store.upsert(ids, vectors, columns, commit)
+            if vectors is not None:
+                order = np.argsort(keys)
+                self._live.applied(commit, dict(zip(keys.tolist(), ids)), keys[order], vectors[order])
+            upkeep.after(commit)
         return len(ids)
 
-    def delete(self, ids: Iterable[str] | None = None, where: str | None = None) -> tuple[int, list[str]]:
+    def delete(
+        self, ids: Iterable[str] | None = None, where: str | None = None, *, erase: bool = False
+    ) -> tuple[int, list[str]]:
         """Remove records by id or by filter; durable on return.
+
+        Args:
+            ids: what to remove; or
+            where: a filter.
+            erase: leave no byte of ids and vectors in any file of the index, other generations and
+                snapshots included; writes these files anew. Ids that are not stored here are looked
+                for there all the same.
 
         Returns:
             How many were removed, and the given ids that were not stored.
+
+        Raises:
+            DualityError: `erase`, and a reader holds the old bytes; all is deleted, run it again.
         """
-        self._need_writable()
+        writer, upkeep = self._need_writable()
         if (ids is None) == (where is None):
             raise InputError("delete takes either ids or a filter")
-        asked = list(dict.fromkeys(ids or []))
-        with self._lock:
-            with self.store.reading():
-                held = self.store.keys_of(asked)
-                keys = sorted(held.values()) if where is None else self.store.keys_where(where).tolist()
+        with writer.lock:
+            found = ids if ids is not None else writer.store.ids_where(where or "")
+            asked = list(dict.fromkeys(found))
+            held = writer.store.keys_of(asked)
+            keys = list(held.values())
             if keys:
-                with self.store.writing() as seq:
-                    self.store.remove(keys, seq)
-                self._wrote = True
+                with writer.commit() as commit:
+                    writer.store.remove(keys, commit)
+                none = np.empty(0, np.int64)
+                self._live.applied(commit, {}, none, np.empty((0, self.dim), np.float32))
+                upkeep.after(commit)
+        if erase:
+            self.compact(erase=True)
+            self._erase_elsewhere(asked)
         return len(keys), [id for id in asked if id not in held]
 
     def get(self, ids: Iterable[str]) -> tuple[list[dict[str, Any]], list[str]]:
         """Records {id, vector float32 [D], attributes} in the order asked, and ids not stored."""
         asked = list(dict.fromkeys(ids))
-        with self._lock, self.store.reading():
-            held = {record["id"]: record for record in self.store.records(ids=asked)}
+        with self._reading() as reads:
+            held = {record["id"]: record for record in reads.records(ids=asked)}
         return [held[id] for id in asked if id in held], [id for id in asked if id not in held]
 
     def attributes_of(self, ids: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """Attributes by id, of those ids that are stored; cheaper than `get`."""
-        with self._lock, self.store.reading():
-            return self.store.attributes_of(dict.fromkeys(ids))
+        """Attributes by id, of those ids that are stored."""
+        with self._reading() as reads:
+            return reads.attributes_of(dict.fromkeys(ids))
 
     def vectors(self, ids: Sequence[str]) -> NDArray[np.float32]:
         """float32 [N, D] in the order of `ids`.
@@ -154,8 +195,8 @@ class Side:
         Raises:
             UnknownIdError: an id is not stored; near ones are suggested.
         """
-        with self._lock, self.store.reading():
-            return self.store.vectors(ids)
+        with self._reading() as reads:
+            return reads.vectors(ids)
 
     def matching(self, where: str | None = None) -> tuple[list[str], NDArray[np.float32]]:
         """Ids and vectors float32 [N, D] of all records that match a filter, in id order."""
@@ -163,14 +204,19 @@ class Side:
         vectors = [record["vector"] for record in records]
         return [record["id"] for record in records], np.array(vectors, np.float32).reshape(-1, self.dim)
 
+    def sample(self, rows: int) -> NDArray[np.float32]:
+        """Up to `rows` stored vectors, float32 [N, D], spread over the side, the same at every call."""
+        with self._reading() as reads:
+            return reads.sample(rows)
+
     def list(
         self, where: str | None = None, limit: int | None = None, after: str | None = None
     ) -> list[dict[str, Any]]:
         """Records in id order that match a filter; `after` an id continues a listing."""
         if limit is not None and limit < 0:
             raise InputError(f"limit {limit}: give 0 or more")
-        with self._lock, self.store.reading():
-            return self.store.records(where=where, limit=-1 if limit is None else limit, after=after or "")
+        with self._reading() as reads:
+            return reads.records(where=where, limit=-1 if limit is None else limit, after=after or "")
 
     def search(
         self,
@@ -179,6 +225,9 @@ class Side:
         where: str | None = None,
         exclude: Sequence[Sequence[str]] | None = None,
         exact: bool = False,
+        *,
+        model: str | None = None,
+        device: str | None = None,
     ) -> tuple[NDArray[np.object_], NDArray[np.float32]]:
         """Records with the largest inner products.
 
@@ -188,89 +237,140 @@ class Side:
             where: filter over attributes and `id`.
             exclude: per query, ids that must not be returned; unknown ones are ignored.
             exact: score every candidate instead of using the structure.
+            model: fingerprint of the model that made the queries, if known.
+            device: "cuda" scores on the GPU, exactly; None stays on the CPU.
 
         Returns:
             ids object [Q, k] of str and scores float32 [Q, k], best first. None and -inf pad a
             row when fewer than k records match.
         """
-        from duality.index.searching import MAX_K, named, search_blocks
+        from duality.index.searching import MAX_K, search_blocks
 
         queries = check_vectors(vectors, self.dim)
         if not 1 <= k <= MAX_K:
             raise InputError(f"k {k}: give 1 to {MAX_K:,}")
         if exclude is not None and len(exclude) != len(queries):
             raise InputError(f"{len(exclude)} lists of excluded ids for {len(queries)} queries")
-        with self._lock, self.store.reading():
-            allowed = None if where is None else self.store.keys_where(where)
-            scores, keys = search_blocks(
-                self._follower.current(),
-                queries,
-                k,
-                allowed=allowed,
-                excluded=self._excluded(exclude),
-                exact=exact,
-            )
-            names = self.store.ids_of(np.unique(keys).tolist())
-        return named(keys, names), scores
+        if model is not None:
+            self.check_model(model)
+        excluded = None if exclude is None else self._excluded(exclude)
+        while True:
+            with self._live.searching() as structure:
+                allowed = None if where is None else self._live.matching(where)
+                if where is None or allowed is not None:
+                    scores, keys = search_blocks(
+                        structure, queries, k, allowed=allowed, excluded=excluded, exact=exact, device=device
+                    )
+                    return self._live.names.of(keys), scores
 
-    def _excluded(self, exclude: Sequence[Sequence[str]] | None) -> Sequence[NDArray[np.int64]] | None:
-        if exclude is None:
-            return None
-        held = self.store.keys_of({id for row in exclude for id in row})
-        return [np.array([held[id] for id in set(row) if id in held], np.int64) for row in exclude]
+    def plan(self, k: int = 10, where: str | None = None, exact: bool = False) -> Plan:
+        """How a search would be done, and why."""
+        while True:
+            with self._live.searching() as structure:
+                allowed = None if where is None else self._live.matching(where)
+                if where is None or allowed is not None:
+                    matches = None if allowed is None else len(allowed)
+                    return structure.plan(k, matches, exact=exact, allowed=allowed)
 
-    def snapshot(self, *, rebuild: bool = False) -> None:
+    def tune(self, queries: NDArray[np.float32], k: int, target: float) -> Tuned:
+        """Measure search settings against exact search and use the cheapest that reaches `target` recall.
+
+        Args:
+            queries: float32 [Q, D], of the kind that will be asked.
+            k: results per query.
+            target: index_recall@k, 0 to 1.
+        """
+        from duality.index.structures.tuning import tune
+
+        with self._live.searching() as structure:
+            tuned = tune(structure, check_vectors(queries, self.dim), k, target)
+            structure.settings["search"] = self.options["search"] = tuned.setting
+        return tuned
+
+    def snapshot(self) -> None:
         """Write the structure beside the records so that the next opening loads it."""
-        self._need_writable()
-        with self._lock, self.store.reading():
-            self._follower.write(rebuild=rebuild)
+        _, upkeep = self._need_writable()
+        upkeep.save()
 
-    def compact(self) -> None:
-        """Give back the space of removed records and rebuild the structure."""
-        self._need_writable()
-        with self._lock:
-            self.store.compact()
-            self.snapshot(rebuild=True)
+    def compact(self, *, erase: bool = False, device: str | None = None) -> None:
+        """Give back the space of removed records and build the structure anew.
+
+        Args:
+            erase: also insist that no byte of removed records stays in the files.
+            device: "cuda" builds on the GPU.
+
+        Raises:
+            DualityError: `erase`, and a reader holds the log: nothing is lost, run it again later.
+        """
+        _, upkeep = self._need_writable()
+        upkeep.compact(erase=erase, device=device)
 
     def stats(self) -> dict[str, Any]:
         """count, deleted, dim, kind, version, bytes on disk, attributes."""
-        with self._lock, self.store.reading():
-            size = sum(path.stat().st_size for path in self.folder.glob(f"{self.name}.*"))
+        from duality.index.snapshot import snapshot_facts
+
+        files = [path for path in self.folder.rglob("*") if path.is_file()]
+        mine = [path for path in files if path.relative_to(self.folder).parts[0].startswith(f"{self.name}.")]
+        with self._reading() as reads:
             return {
-                "count": self.store.count(),
-                "deleted": self.store.deleted(),
+                "count": reads.count(),
+                "deleted": reads.deleted() - snapshot_facts(self.folder, self.name)[1],
                 "dim": self.dim,
                 "kind": self.kind,
-                "version": self.store.meta("seq"),
-                "bytes": size,
-                "attributes": self.store.kinds(),
+                "version": reads.newest(),
+                "bytes": sum(path.stat().st_size for path in mine),
+                "attributes": reads.kinds(),
             }
 
     def verify(self) -> Sequence[str]:
         """What is damaged, one line each; empty when all is well."""
-        from duality.index.checking import problems
+        from duality.index.checking import side_problems
 
-        with self._lock, self.store.reading():
-            return problems(self.store, self.folder, self.name)
+        with self._reading() as reads:
+            return side_problems(reads, self.folder, self.name)
 
     def export(self, path: Path) -> int:
-        """Write id, vector and attributes of all records as Parquet; returns how many."""
+        """Write id, vector and attributes of all records as Parquet (or .npy); returns how many."""
         from duality.index.transfer import export_side
 
-        with self._lock, self.store.reading():
-            return export_side(self.store, path)
+        with self._reading() as reads:
+            return export_side(reads, path)
+
+    def check_model(self, model: str | None) -> None:
+        """Raise InputError when `model` is another than the one whose vectors are stored."""
+        if model is not None and self.model is not None and model != self.model:
+            raise InputError(
+                f"vectors of model {model} do not belong into an index of model {self.model}: "
+                "build an index for that model"
+            )
+
+    def copy_to(self, folder: Path) -> None:
+        """Write a consistent copy of records and structure into another folder."""
+        from duality.index.copying import copy_side
+
+        with self._reads_lock:
+            copy_side(self._reads, self.folder, self.name, folder)
 
     def close(self) -> None:
         """Close; a writer leaves a fresh snapshot when the old one has fallen far behind."""
-        with self._lock:
-            if self._wrote and self._follower.lag() > max(LAG_ROWS, LAG_SHARE * self.store.count()):
-                self.snapshot()
-            self.store.close()
+        if self._upkeep:
+            self._upkeep.close()
+        with self._reads_lock:
+            self._reads.close()
+        if self._writer:
+            self._writer.close()
 
-    def _need_writable(self) -> None:
-        if not self.writable:
+    @contextmanager
+    def _reading(self) -> Iterator[RecordReads]:
+        with self._reads_lock, self._reads.reading():
+            yield self._reads
+
+    def _excluded(self, exclude: Sequence[Sequence[str]]) -> Sequence[NDArray[np.int64]]:
+        with self._reading() as reads:
+            held = reads.keys_of({id for row in exclude for id in row})
+        return [np.array([held[id] for id in set(row) if id in held], np.int64) for row in exclude]
+
+    def _need_writable(self) -> tuple[Writer, Upkeep]:
+        if self._writer is None or self._upkeep is None:
             raise InputError(f'{self.folder} is open for reading: open it with mode="w"')
-
-
-def _rows(vectors: NDArray[np.float32] | None, rows: Sequence[int]) -> NDArray[np.float32] | None:
-    return None if vectors is None else vectors[np.asarray(rows, np.int64)]
+        return self._writer, self._upkeep

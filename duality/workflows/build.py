@@ -12,7 +12,7 @@ from duality.data.dataset import Dataset
 from duality.embeddings import STORED_EXTRA, write_embeddings
 from duality.embeddings import embed as embed_both
 from duality.errors import InputError
-from duality.index import pair
+from duality.index import stores
 from duality.index.spec import load_spec
 from duality.model.folder import ModelFolder
 from duality.runtime import num_threads, say
@@ -24,12 +24,20 @@ def embed(model: Path, out: Path, data: Path | None = None) -> dict[str, Any]:
     torch.set_num_threads(num_threads())
     folder = ModelFolder.open(model)
     users, items, _ = embed_both(folder.load(), dataset_of(folder, data))
-    write_embeddings(users, out / "users.parquet")
-    write_embeddings(items, out / "items.parquet")
+    write_embeddings(users, out / "users.parquet", folder.fingerprint)
+    write_embeddings(items, out / "items.parquet", folder.fingerprint)
     return {"users": len(users), "items": len(items), "dim": folder.config["dim"] + STORED_EXTRA}
 
 
-def build_index(model: Path, out: Path, spec: str | Path | None, data: Path | None) -> dict[str, Any]:
+def build_index(
+    model: Path,
+    out: Path,
+    spec: str | Path | None,
+    data: Path | None,
+    *,
+    device: str | None = None,
+    store: str | None = None,
+) -> dict[str, Any]:
     """Embed a dataset and build both indexes.
 
     Args:
@@ -37,6 +45,8 @@ def build_index(model: Path, out: Path, spec: str | Path | None, data: Path | No
         out: index folder; an older index there is replaced in one step.
         spec: name or file of an index recipe; None takes "exact".
         data: dataset folder; None takes the one the model recorded.
+        device: "cuda" builds the structures there.
+        store: address of a Milvus server that keeps the vectors; None keeps them in `out`.
 
     Returns:
         `users`, `items`, `dim`, `kind`, `version`.
@@ -55,7 +65,7 @@ def build_index(model: Path, out: Path, spec: str | Path | None, data: Path | No
         "levels": [round(float(value), 6) for value in levels],
         "dataset": {"path": os.path.relpath(dataset.path, out), "fingerprint": dataset.fingerprint},
     }
-    document = pair.build(out, users, items, spec=options, manifest_extra=extra)
+    document = stores.build(out, users, items, spec=options, manifest_extra=extra, device=device, store=store)
     generated = sum(items.column("generated").to_pylist())
     if generated:
         say(f"{generated:,} items had no training event: their vectors were generated from their users")

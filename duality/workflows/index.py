@@ -18,6 +18,7 @@ from duality.data.dataset import Dataset
 from duality.errors import InputError
 from duality.index.pair import Pair
 from duality.index.side import Side
+from duality.index.stores import open_index
 from duality.retrieval.retrieve import retrieve
 from duality.retrieval.seen import seen_items, seen_users
 
@@ -41,7 +42,7 @@ class Index:
             InputError: no index there, or `mode` is neither.
             DualityError: another process holds the writer's lock.
         """
-        return cls(Pair.open(Path(path), mode=mode), Path(path), Path(data) if data else None)
+        return cls(open_index(Path(path), mode), Path(path), Path(data) if data else None)
 
     def __enter__(self) -> Index:
         return self
@@ -54,6 +55,14 @@ class Index:
     def close(self) -> None:
         """Release files and locks."""
         self.pair.close()
+
+    def refresh(self) -> bool:
+        """Move on to a generation that another process has switched to; whether there was one."""
+        if not self.pair.refresh():
+            return False
+        for name in ("dataset", "_model"):
+            self.__dict__.pop(name, None)
+        return True
 
     @property
     def users(self) -> Side:

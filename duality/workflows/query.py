@@ -25,11 +25,13 @@ def answer(
     at: str | None = None,
     temperature: float | None = None,
     seed: int = 0,
+    explain: bool = False,
 ) -> dict[str, Any]:
     """Ask an index exactly one thing.
 
     Returns:
-        `query` (what was asked) and `results`: [{`rank`, `id`, `score`, `attributes`}].
+        `query` (what was asked) and `results`: [{`rank`, `id`, `score`, `attributes`}]; with
+        `explain` also `plan`: how the index was searched, and why.
 
     Raises:
         InputError: not exactly one of user, item, history and audience.
@@ -56,8 +58,9 @@ def answer(
             side = opened.users
             ids, scores = opened.recommend_users(item, audience=audience, **options)
         attributes = side.attributes_of(ids)
+        plan = {"plan": side.plan(k, where).as_dict()} if explain else {}
     results = [
         {"rank": rank, "id": identifier, "score": float(score), "attributes": attributes[identifier]}
         for rank, (identifier, score) in enumerate(zip(ids, scores, strict=True), 1)
     ]
-    return {"query": given, "results": results}
+    return {"query": given, "results": results, **plan}

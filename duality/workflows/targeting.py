@@ -10,6 +10,7 @@ import numpy as np
 from duality.artifacts import fingerprint
 from duality.index.pair import Pair
 from duality.index.side import Side
+from duality.index.stores import open_index
 
 
 class _Items:
@@ -40,4 +41,4 @@ def open_for_targeting(path: Path) -> OpenedForTargeting:
     Raises:
         InputError: no index there.
     """
-    return OpenedForTargeting(Pair.open(path))
+    return OpenedForTargeting(open_index(path))

@@ -121,13 +121,14 @@ def test_exit_codes_and_one_line_errors(folder):
         assert (done.returncode, done.stdout) == (2, ""), done
         assert words in done.stderr
         assert done.stderr.count("\n") == 1
-    with open(home / "items.1.faiss", "r+b") as file:
+    generation = home / "generations" / "000001"
+    with open(next(generation.glob("items.snapshot-*/matrix.npy")), "r+b") as file:
         file.seek(200)
         file.write(b"damaged!")
     done = process("verify", home, "--json")
     assert done.returncode == 1
     assert json.loads(done.stdout)["ok"] is False
-    with open(home / "users.sqlite", "r+b") as file:
+    with open(generation / "users.sqlite", "r+b") as file:
         file.write(b"\0" * 8192)
     done = process("verify", home, "--json")
     assert done.returncode == 1

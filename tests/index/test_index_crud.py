@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 from index_data import best, clustered, table
 
-from duality.errors import DataError, DualityError, InputError
-from duality.index.pair import Pair, build
+from duality.errors import DamageError, DataError, DualityError, InputError
+from duality.index.pair import Pair, build, verify_folder
 
 
 def same(side, vectors, seed):
@@ -190,21 +190,27 @@ def test_a_failed_build_leaves_the_old_index(copied):
     assert [path.name for path in copied[0].parent.iterdir()] == ["index"]
 
 
+def generation(folder):
+    return folder / "generations" / "000001"
+
+
 def test_a_snapshot_far_behind_is_written_anew_on_close(copied):
     folder, _ = copied
+    (first,) = generation(folder).glob("items.snapshot-1-*")
     with Pair.open(folder, "w") as pair:
         pair.items.upsert(["one"], clustered(1, seed=9))
-    assert (folder / "items.1.faiss").exists()
+    assert first.exists()
     with Pair.open(folder, "w") as pair:
         pair.items.upsert([f"m{row}" for row in range(1_100)], clustered(1_100, seed=9))
-    assert [path.name for path in folder.glob("items.*.faiss")] == ["items.3.faiss"]
+    (second,) = generation(folder).glob("items.snapshot-*-*")
+    assert second.name.startswith("items.snapshot-3-")
 
 
 def test_a_lost_or_damaged_snapshot_is_no_loss(copied, capsys):
     folder, _ = copied
     with Pair.open(folder) as pair:
         expected = pair.items.search(clustered(5, seed=3), 5, exact=True)[0].tolist()
-    snapshot = folder / "items.1.faiss"
+    snapshot = next(generation(folder).glob("items.snapshot-*/matrix.npy"))
     data = bytearray(snapshot.read_bytes())
     data[len(data) // 2] ^= 255
     snapshot.write_bytes(data)
@@ -215,20 +221,22 @@ def test_a_lost_or_damaged_snapshot_is_no_loss(copied, capsys):
     snapshot.unlink()
     with Pair.open(folder, "w") as pair:
         assert pair.items.search(clustered(5, seed=3), 5, exact=True)[0].tolist() == expected
-        pair.items.compact()
-        assert pair.items.verify() == []
+    # A writer that met the damage leaves a whole snapshot.
+    assert verify_folder(folder) == []
 
 
-def test_verify_names_a_record_whose_bytes_changed(copied):
+def test_damaged_records_are_named_and_not_served(copied):
     import sqlite3
 
-    with sqlite3.connect(copied[0] / "items.sqlite") as connection:
+    folder, _ = copied
+    path = generation(folder) / "items.sqlite"
+    with sqlite3.connect(path) as connection:
         connection.execute("UPDATE records SET vector = zeroblob(64) WHERE id = 'i7'")
         connection.execute("UPDATE records SET a0 = 1 WHERE id = 'i9'")
     connection.close()
-    with Pair.open(copied[0]) as pair:
-        (problem,) = pair.items.verify()
-        assert "2 damaged records (i7, i9)" in problem
+    with pytest.raises(DamageError, match="restore a snapshot"):
+        Pair.open(folder)
+    assert any("2 damaged records (i7, i9)" in problem for problem in verify_folder(folder))
 
 
 def test_acknowledged_batches_survive_a_kill(copied):

@@ -1,0 +1,197 @@
+"""Building a generation: records streamed in, search structures built, then one switch.
+
+Reads:  tables or Parquet files of embeddings, batch by batch.
+Writes: `generations/building-<token>/`, renamed when it is whole. A build from files that was
+        interrupted goes on where it stopped when it is started again with the same files.
+Cost:   memory for one batch of rows, and what the structure needs.
+"""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from duality.artifacts import fingerprint
+from duality.errors import DataError, InputError
+from duality.index.attributes import columns_from
+from duality.index.batches import check_ids, check_vectors
+from duality.index.documents import write_document
+from duality.index.generations import MANIFEST, ROOT, switch
+from duality.index.head import reset_head
+from duality.index.lock import WriterLock
+from duality.index.rebuilding import rebuild
+from duality.index.seal import seal
+from duality.index.store import RecordStore
+from duality.index.transfer import Source, ids_of, vectors_of
+from duality.runtime import progress, say
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from duality.index.spec import IndexSpec
+
+SIDES = ("users", "items")
+
+
+def build(
+    path: str | Path,
+    users: pa.Table | str | Path,
+    items: pa.Table | str | Path,
+    *,
+    spec: IndexSpec | str | Path | None = None,
+    manifest_extra: Mapping[str, Any] | None = None,
+    device: str | None = None,
+) -> dict[str, Any]:
+    """Build an index of both sides beside the one at `path`, which serves until the new one is whole.
+
+    Args:
+        path: the index folder.
+        users: columns `id` string and `vector` lists of float32, others become attributes; or a
+            Parquet file of that format.
+        items: the same.
+        spec: an IndexSpec, its name or its TOML file; exact by default.
+        manifest_extra: `model` and `dataset` descriptions and whatever else the manifest shall hold.
+        device: "cuda" trains and assigns on the GPU.
+
+    Returns:
+        users, items (counts), dim, kind, version.
+
+    Raises:
+        DataError: a row does not fit; nothing at `path` has changed.
+        InputError: the vectors of the sides are of different models or lengths.
+        DualityError: another process writes the index at `path`.
+    """
+    from duality.index.spec import load_spec
+
+    path, chosen = Path(path), load_spec(spec)
+    sources = {"users": Source.of(users, "users"), "items": Source.of(items, "items")}
+    extra = dict(manifest_extra or {})
+    manifest = {
+        "spec": chosen.model_dump(),
+        "options": chosen.options(),
+        "dim": _common(sources, "dim"),
+        "model": extra.pop("model", None) or _recorded_model(sources),
+        "dataset": extra.pop("dataset", None),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "extra": extra,
+    }
+    with _place(path, sources, manifest) as folder:
+        counts = {side: _fill(folder, side, sources[side], manifest, device) for side in SIDES}
+        write_document(folder / MANIFEST, manifest)
+        switch(path, folder)
+    return {**counts, "dim": manifest["dim"], "kind": chosen.kind, "version": 1}
+
+
+def _common(sources: Mapping[str, Source], what: str) -> Any:
+    users, items = (getattr(sources[side], what) for side in SIDES)
+    if users != items:
+        raise DataError(f"user vectors have {users} values, item vectors {items}")
+    return users
+
+
+def _recorded_model(sources: Mapping[str, Source]) -> dict[str, Any] | None:
+    """The model that the files say their vectors are of."""
+    models = {source.model for source in sources.values() if source.model}
+    if len(models) > 1:
+        raise InputError(f"user and item vectors are of different models: {' and '.join(sorted(models))}")
+    return {"fingerprint": models.pop()} if models else None
+
+
+@contextmanager
+def _place(path: Path, sources: Mapping[str, Source], manifest: Mapping[str, Any]) -> Iterator[Path]:
+    """The folder to build in, under the writer's lock; kept after an interruption if it can be resumed."""
+    ours = (path / ROOT).exists() or (path / "generations").is_dir()
+    if path.exists() and not ours and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"{path} exists and is no index: choose another folder or move it away")
+    homes = path / "generations"
+    first = not homes.exists()
+    homes.mkdir(parents=True, exist_ok=True)
+    lock = WriterLock(path)
+    stamps = [source.stamp for source in sources.values()]
+    resumable = all(stamps)
+    token = fingerprint(*map(str, stamps), str(manifest["options"])) if resumable else uuid.uuid4().hex[:16]
+    folder = homes / f"building-{token}"
+    try:
+        for other in homes.glob("building-*"):
+            if other != folder:
+                shutil.rmtree(other, ignore_errors=True)
+        folder.mkdir(exist_ok=True)
+        yield folder
+    except BaseException as error:
+        if not resumable or isinstance(error, InputError):
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    finally:
+        lock.release()
+        if first and not (path / ROOT).exists() and not any(homes.iterdir()):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _fill(folder: Path, name: str, source: Source, manifest: Mapping[str, Any], device: str | None) -> int:
+    """Records, structure, head and seal of one side; how many records."""
+    database = folder / f"{name}.sqlite"
+    if (folder / f"{name}.seal").exists():
+        return source.rows
+    store = _started(database, source.dim)
+    try:
+        _load(store, source, name)
+        finish_side(store, folder, name, manifest["options"], device)
+        return store.count()
+    except DataError as error:
+        raise DataError(error.what, file=source.file, row=error.row, column=error.column) from None
+    finally:
+        store.close()
+
+
+def finish_side(
+    store: RecordStore, folder: Path, name: str, options: Mapping[str, Any], device: str | None = None
+) -> None:
+    """Index the ids, build the structure, write the head and the seal of a side that was loaded in bulk.
+
+    Raises:
+        DataError: an id came twice.
+    """
+    store.index_ids()
+    reset_head(folder / f"{name}.head", store.head())
+    rebuild(store.path, folder, name, options, device=device)
+    store.fold_log(10.0)
+    seal(store.path, store.head())
+
+
+def _started(database: Path, dim: int) -> RecordStore:
+    if database.exists():
+        store = RecordStore.open(database, writable=True)
+        if store.dim == dim:
+            say(f"going on with an interrupted build: {store.count():,} {database.stem} are stored")
+            return store
+        store.close()
+        database.unlink()
+    return RecordStore.create(database, dim)
+
+
+def _load(store: RecordStore, source: Source, name: str) -> None:
+    done = store.count()
+    with progress(source.rows, f"storing {name}") as shown:
+        shown.advance(done)
+        for start, table in source.batches(done):
+            try:
+                ids = check_ids(ids_of(table, source.file))
+                vectors = vectors_of(table, source.file)
+                if vectors is None:
+                    raise DataError("no column vector", file=source.file)
+                vectors = check_vectors(vectors, store.dim, rows=len(ids))
+                columns = columns_from(table, len(ids))
+                with store.loading() as commit:
+                    store.insert(ids, vectors, columns, commit)
+            except DataError as error:
+                row = None if error.row is None else error.row + start
+                raise DataError(error.what, row=row, column=error.column) from None
+            shown.advance(len(ids))
+        if not done and not source.rows:
+            with store.loading():
+                pass
