@@ -52,6 +52,8 @@ _FACTS = {"dim", "next_key", "count", "deleted"}
 _CACHE_KIB = 64 * 1024
 # Checkpoints at this many pages: a page that changes often is then written once for many commits.
 _CHECKPOINT_PAGES = 8_192
+# A log that grew beyond this is cut back when it starts anew.
+_LOG_BYTES = 8 << 20
 
 
 @dataclass
@@ -316,6 +318,7 @@ def _connect(path: Path, mode: str, *, immutable: bool = False) -> sqlite3.Conne
     connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
     if mode != "ro":
         connection.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
+        connection.execute(f"PRAGMA journal_size_limit={_LOG_BYTES}")
     return connection
 
 

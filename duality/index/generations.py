@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from duality.artifacts import fsync_path
-from duality.errors import InputError
+from duality.errors import DamageError, InputError
 from duality.index.documents import read_document, write_document
 from duality.index.head import ADVICE
 
@@ -51,7 +51,10 @@ def read_root(path: Path) -> Root:
         raise InputError(f"no index at {path}: make one with `duality index build`") from None
     if document.get("format") != FORMAT:
         raise InputError(f"{path} has index format {document.get('format')}; this version reads {FORMAT}")
-    return Root(checked_name(document["current"]), [checked_name(name) for name in document["previous"]])
+    names = [document.get("current"), *(document.get("previous") or [])]
+    if not all(isinstance(name, str) and _NAME.fullmatch(name) for name in names):
+        raise DamageError(f"{path / ROOT} names no generation: {BUILD_AGAIN}")
+    return Root(names[0], names[1:])
 
 
 def folder_of(path: Path, name: str) -> Path:
@@ -68,13 +71,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """What a generation (or snapshot) was built of and how.
 
     Raises:
-        InputError: there is none.
-        DamageError: it is damaged.
+        DamageError: there is none, or it is damaged.
     """
     try:
-        return read_document(folder / MANIFEST, ADVICE)
+        manifest = read_document(folder / MANIFEST, ADVICE)
     except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"no index generation at {folder}: {ADVICE}") from None
+        raise DamageError(f"no index generation at {folder}: {ADVICE}") from None
+    if not isinstance(manifest.get("options"), dict) or "kind" not in manifest["options"]:
+        raise DamageError(f"{folder / MANIFEST} describes no index: {ADVICE}")
+    return manifest
 
 
 def switch(path: Path, finished: Path) -> str:

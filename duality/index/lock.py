@@ -7,7 +7,7 @@ import os
 import time
 from pathlib import Path
 
-from duality.errors import DualityError
+from duality.errors import DualityError, InputError
 
 # A reader that looks whether a writer is there holds the lock for microseconds.
 _PATIENCE = 0.25
@@ -18,10 +18,17 @@ class WriterLock:
 
     Raises:
         DualityError: another process (or object) holds it; names its process id.
+        InputError: the folder cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._descriptor = os.open(folder / "writer.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        try:
+            self._descriptor = os.open(folder / "writer.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        except OSError as error:
+            raise InputError(
+                f"{folder / 'writer.lock'} cannot be written ({error.strerror}): "
+                "see to the folder's permissions, or open the index for reading"
+            ) from None
         deadline = time.monotonic() + _PATIENCE
         while not _locked(self._descriptor, fcntl.LOCK_EX):
             if time.monotonic() > deadline:

@@ -36,6 +36,7 @@ def open_store(path: Path, *, writable: bool, written: bool = False) -> Opened:
         InputError: there is no store.
         DamageError: acknowledged commits are missing, or the content is damaged.
     """
+    _refuse_links(path)
     for _ in range(20):
         head, problems = read_head(path.with_suffix(".head"))
         sealed = _log_is_empty(path) and check_seal(path, head)
@@ -56,6 +57,14 @@ def open_store(path: Path, *, writable: bool, written: bool = False) -> Opened:
             return Opened(store, sealed)
         store.close()
     raise DamageError(f"{path} does not agree with its head: {ADVICE}")
+
+
+def _refuse_links(path: Path) -> None:
+    """SQLite follows links; what it wrote through one would be elsewhere, or nowhere."""
+    for name in (path.name, path.name + "-wal", path.name + "-shm"):
+        beside = path.with_name(name)
+        if beside.is_symlink() or (beside.exists() and not beside.is_file()):
+            raise DamageError(f"{beside} is not a plain file: {ADVICE}")
 
 
 def _log_is_empty(path: Path) -> bool:

@@ -10,12 +10,18 @@ from types import TracebackType
 
 
 class SharedLock:
-    """`with lock.shared:` admits many; `with lock.exclusive:` one alone, and before later sharers."""
+    """`with lock.shared:` admits many; `with lock.exclusive:` one alone.
+
+    Who waits alone comes before later sharers; when it is done, the sharers that queued meanwhile
+    come before the next one alone: neither can starve the other.
+    """
 
     def __init__(self) -> None:
         self.mutex = threading.Lock()
         self.condition = threading.Condition(self.mutex)
-        self.sharers, self.waiting, self.alone = 0, 0, False
+        # Inside; waiting to be alone; sharers that queue; of these, how many go before the next alone.
+        self.sharers, self.waiting, self.queued, self.owed = 0, 0, 0, 0
+        self.alone = False
         self.shared, self.exclusive = _Shared(self), _Exclusive(self)
 
 
@@ -26,8 +32,16 @@ class _Shared:
     def __enter__(self) -> None:
         lock = self._lock
         with lock.mutex:
-            while lock.alone or lock.waiting:
-                lock.condition.wait()
+            if lock.alone or lock.waiting:
+                lock.queued += 1
+                try:
+                    while lock.alone or (lock.waiting and not lock.owed):
+                        lock.condition.wait()
+                finally:
+                    lock.queued -= 1
+                    if lock.owed:
+                        lock.owed -= 1
+                        lock.condition.notify_all()
             lock.sharers += 1
 
     def __exit__(
@@ -49,7 +63,7 @@ class _Exclusive:
         with lock.mutex:
             lock.waiting += 1
             try:
-                while lock.alone or lock.sharers:
+                while lock.alone or lock.sharers or lock.owed:
                     lock.condition.wait()
                 lock.alone = True
             finally:
@@ -60,5 +74,5 @@ class _Exclusive:
     ) -> None:
         lock = self._lock
         with lock.mutex:
-            lock.alone = False
+            lock.alone, lock.owed = False, lock.queued
             lock.condition.notify_all()

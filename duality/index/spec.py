@@ -25,7 +25,7 @@ class IvfSpec(ListsSpec):
 class IvfPqSpec(ListsSpec):
     """Inverted lists of product-quantized vectors: the smallest."""
 
-    pieces: int = Field(default=0, ge=0, description="bytes per vector, a divisor of dim; 0 chooses dim / 4")
+    pieces: int = Field(default=0, ge=0, description="bytes per vector, a divisor of dim; 0 chooses dim / 2")
     rerank: int = Field(default=0, ge=0, le=1_000, description="vectors read per result; 0 measures it")
 
 

@@ -19,8 +19,10 @@ from duality.runtime import say
 
 # A snapshot this far behind (share of the side, and rows) is written anew when a writer closes.
 LAG_SHARE, LAG_ROWS = 0.1, 1_000
-# So many rows must have changed between two looks at whether the structure still fits.
-_LOOK_ROWS = 2_000
+# Rows that change between two looks at whether the structure still fits.
+_LOOK_ROWS = 250
+# Lists are trained anew, which is cheap, when this share of their vectors has changed.
+_RETRAIN_SHARE, _RETRAIN_ROWS = 0.3, 1_000
 # Free pages are given back in steps of 1 MiB, so that no write waits long.
 _STEP_PAGES, _FREE_PAGES = 256, 1_024
 
@@ -39,23 +41,32 @@ class Upkeep:
 
     def __init__(self, live: Live, writer: Writer) -> None:
         self._live, self._writer = live, writer
-        self._changed = 0
+        # Rows that changed since the last look, and since the structure was built.
+        self._changed, self._since_build = 0, 0
         self._stop = threading.Event()
         self._one = threading.Lock()
         self._thread: threading.Thread | None = None
 
     def after(self, commit: Commit) -> None:
         """Start what a commit made due, in the background."""
-        self._changed += len(commit.changed) + len(commit.removed)
-        structure = self._live.structure
+        rows = len(commit.changed) + len(commit.removed)
+        self._changed += rows
+        self._since_build += rows
         busy = self._thread is not None and self._thread.is_alive()
-        if structure is None or busy or self._changed < _LOOK_ROWS:
+        if busy or self._changed < _LOOK_ROWS or self._live.structure is None:
             return
         self._changed = 0
-        if structure.stale():
+        if self._stale():
             self._start(self._rebuild_behind)
         elif self._writer.store.free_pages() > _FREE_PAGES:
             self._start(self._give_back)
+
+    def _stale(self) -> bool:
+        structure = self._live.structure
+        if structure is None or structure.stale():
+            return structure is not None
+        lists = structure.kind not in ("exact", "hnsw")
+        return lists and self._since_build > max(_RETRAIN_ROWS, _RETRAIN_SHARE * structure.count)
 
     def save(self) -> None:
         """Write the live structure as the snapshot on disk."""
@@ -97,12 +108,15 @@ class Upkeep:
             say(f"warning: no new snapshot of {self._live.name} ({error})")
 
     def _rebuild_behind(self) -> None:
-        with self._one:
-            self._adopt(self._built(None))
+        # What changed while it was built may make the next one due at once.
+        while self._stale():
+            with self._one:
+                self._adopt(self._built(None))
         self._give_back()
 
     def _built(self, device: str | None) -> Snapshot:
         live = self._live
+        self._since_build = 0
         database = self._writer.store.path
         return rebuild(database, live.folder, live.name, live.options, device=device, alive=self._alive)
 

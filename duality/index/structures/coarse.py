@@ -1,0 +1,171 @@
+"""Groups of near vectors: centroids, which group a vector belongs to, which groups a query visits.
+
+Inner products are searched well only among vectors of one length. So a vector x stands for
+[x, sqrt(M² - |x|²)], M the largest length at the build, and a query q for [q M / |q|, 0]: both of
+length M, their inner product a multiple of the true one. A vector longer than M gets 0 there. Only
+the groups live in these D + 1 dimensions; scores come from the vectors themselves.
+
+Shapes: N vectors, Q queries, L groups (lists), D dimensions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from duality.index.faiss_module import faiss
+from duality.index.structures.matrix import Keys, Matrix32, in_blocks
+
+Lists = NDArray[np.int32]
+
+Assign = Callable[[Matrix32], tuple[Lists, Matrix32]]
+
+ROUNDS = 6
+SAMPLE_PER_LIST = 64
+
+
+def lengthened(vectors: Matrix32, radius: float) -> Matrix32:
+    """[N, D] to [N, D + 1]: all of length `radius`, or a 0 where they are longer already."""
+    result = np.empty((len(vectors), vectors.shape[1] + 1), np.float32)
+    result[:, :-1] = vectors
+    squares = np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64)
+    result[:, -1] = np.sqrt(np.maximum(radius**2 - squares, 0.0))
+    return result
+
+
+def largest_length(vectors: Matrix32) -> float:
+    """M; block by block, since the vectors may be mapped from a file."""
+    largest = 0.0
+    for block in in_blocks(vectors):
+        largest = max(largest, float(np.einsum("nd,nd->n", block, block).max(initial=0.0)))
+    # A little more, so that rounding never leaves the square root of a negative number.
+    return float(np.sqrt(largest)) * (1 + 1e-6)
+
+
+class Coarse:
+    """Centroids of L groups.
+
+    Args:
+        centroids: float32 [L, D + 1], L >= 1.
+        radius: M.
+    """
+
+    def __init__(self, centroids: Matrix32, radius: float) -> None:
+        self.centroids, self.radius = np.ascontiguousarray(centroids, np.float32), radius
+        # argmin |q' - c|² = argmax q.c_D - |c|²/2 |q|/M, a plain inner product of D + 1 values.
+        table = self.centroids.copy()
+        table[:, -1] = -0.5 * np.einsum("ld,ld->l", self.centroids, self.centroids)
+        self.table = table
+        self._inverse = 1 / radius if radius > 1e-30 else 0.0
+        self._index = faiss().IndexFlatIP(table.shape[1])
+        self._index.add(table)
+
+    def __len__(self) -> int:
+        return len(self.centroids)
+
+    def check(self) -> None:
+        """Raises ValueError when a centroid cannot be the mean of vectors of length M."""
+        squares = np.einsum("ld,ld->l", self.centroids, self.centroids, dtype=np.float64)
+        if (squares > (1.01 * self.radius) ** 2).any():
+            raise ValueError("array centroids holds one longer than all vectors")
+
+    def assign(self, vectors: Matrix32) -> tuple[Lists, Matrix32]:
+        """Group of each vector, int32 [N], and squared distance to its centroid, float32 [N]."""
+        module = faiss()
+        # FAISS adds the squares in another order than it multiplies: tiny negative distances.
+        distances, groups = module.knn(lengthened(vectors, self.radius), self.centroids, 1)
+        # NaN and infinity (a damaged file) have no nearest group.
+        return np.maximum(groups.ravel(), 0).astype(np.int32), np.maximum(distances.ravel(), 0)
+
+    def asked(self, queries: Matrix32) -> Matrix32:
+        """Queries as the table wants them, [Q, D + 1]."""
+        extended = np.empty((len(queries), self.table.shape[1]), np.float32)
+        extended[:, :-1] = queries
+        if len(queries) == 1:
+            # A single query is what most requests ask; this takes half as long.
+            extended[0, -1] = math.sqrt(np.dot(queries[0], queries[0])) * self._inverse
+        else:
+            extended[:, -1] = np.sqrt(np.einsum("qd,qd->q", queries, queries)) * self._inverse
+        return extended
+
+    def rank(self, queries: Matrix32, number: int) -> tuple[Matrix32, Keys]:
+        """The `number` nearest groups per query, nearest first: scores and int64 [Q, number]."""
+        module, extended = faiss(), self.asked(queries)
+        scores = np.empty((len(queries), number), np.float32)
+        groups = np.empty((len(queries), number), np.int64)
+        pointer = module.swig_ptr
+        self._index.search_c(len(queries), pointer(extended), number, pointer(scores), pointer(groups))
+        return scores, groups
+
+    def rank_lists(self, queries: Matrix32, number: int) -> Keys:
+        """As `rank`, groups only; for large numbers too."""
+        if 16 * number < len(self):
+            return self.rank(queries, number)[1]
+        scores = self.asked(queries) @ self.table.T
+        return np.argsort(-scores, axis=1)[:, :number]
+
+    def products(self, queries: Matrix32, groups: Keys) -> Matrix32:
+        """Inner products of queries [Q, D] with the centroids of `groups` [Q, n], float32 [Q, n]."""
+        centroids = self.centroids[groups, :-1]
+        return np.matmul(centroids, queries[:, :, None])[:, :, 0]
+
+
+def train(
+    vectors: Matrix32, nlist: int, radius: float, *, device: str | None = None, seed: int = 1
+) -> Coarse:
+    """k-means over a sample.
+
+    Args:
+        vectors: float32 [N, D].
+        nlist: L, at most N; 1 when N is 0.
+        radius: M.
+        device: where the rounds run, as torch names it; None for FAISS on the processor.
+        seed: of the sample and of the first centroids.
+    """
+    rows = np.arange(len(vectors))
+    if len(vectors) > SAMPLE_PER_LIST * nlist:
+        rows = np.sort(
+            np.random.default_rng(seed).choice(len(vectors), SAMPLE_PER_LIST * nlist, replace=False)
+        )
+    sample = lengthened(vectors[rows], radius)
+    if nlist == 1:
+        mean = sample.sum(axis=0, keepdims=True) / np.float32(max(len(sample), 1))
+        return Coarse(mean, radius)
+    if device is not None:
+        from duality.index.structures.device import kmeans_on
+
+        return Coarse(kmeans_on(device, sample, nlist, ROUNDS, seed), radius)
+    return Coarse(_kmeans(sample, nlist, seed), radius)
+
+
+def assign_all(
+    coarse: Coarse, vectors: Matrix32, *, device: str | None = None, progress: Callable[[int], None] | None
+) -> tuple[Lists, float]:
+    """Group of every vector, int32 [N], and the mean squared distance to the centroids."""
+    groups, total, start = np.empty(len(vectors), np.int32), 0.0, 0
+    assign: Assign = coarse.assign
+    if device is not None:
+        from duality.index.structures.device import assigner_on
+
+        assign = assigner_on(device, coarse)
+    for block in in_blocks(vectors):
+        groups[start : start + len(block)], distances = assign(block)
+        total += float(distances.sum(dtype=np.float64))
+        start += len(block)
+        if progress:
+            progress(len(block))
+    return groups, total / max(len(vectors), 1)
+
+
+def _kmeans(sample: Matrix32, nlist: int, seed: int) -> Matrix32:
+    module = faiss()
+    clustering = module.Clustering(sample.shape[1], nlist)
+    clustering.niter, clustering.seed = ROUNDS, seed
+    clustering.min_points_per_centroid = 1
+    clustering.max_points_per_centroid = SAMPLE_PER_LIST
+    index = module.IndexFlatL2(sample.shape[1])
+    clustering.train(sample, index)
+    return module.vector_to_array(clustering.centroids).reshape(nlist, -1)

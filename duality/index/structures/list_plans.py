@@ -1,0 +1,72 @@
+"""What a search over inverted lists is going to do, in words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from duality.index.structures import costs
+from duality.index.structures.candidates import Candidates
+from duality.index.structures.matrix import Matrix32
+from duality.index.structures.plan import Plan
+from duality.index.structures.probing import probing_cost
+from duality.index.structures.sampling import evenly
+
+if TYPE_CHECKING:
+    from duality.index.structures.ivf import Ivf
+
+
+def plan_lists(
+    structure: Ivf, k: int, matches: int | None, queries: Matrix32 | None, candidates: Candidates | None
+) -> Plan:
+    """As `Structure.plan`."""
+    if matches is None:
+        return _unfiltered(structure, k)
+    if queries is not None and candidates is not None and len(queries) and len(candidates):
+        return _filtered(structure, k, queries, candidates)
+    return _expected(structure, k, matches, 1 if queries is None else len(queries))
+
+
+def _unfiltered(structure: Ivf, k: int) -> Plan:
+    probes = structure.probing.probes(k)
+    rows = -(-structure.count * probes // structure.nlist)
+    reason = f"no filter: the nearest {probes:,} of {structure.nlist:,} lists hold about {rows:,} vectors"
+    return Plan("probe", reason, rows, _settings(structure, probes))
+
+
+def _filtered(structure: Ivf, k: int, queries: Matrix32, candidates: Candidates) -> Plan:
+    needed, scanned = structure.lists_among(queries, min(k, len(candidates)), candidates)
+    if scanned.all():
+        return structure._plan_scan(len(candidates), len(queries))
+    lists = round(float(needed[~scanned].mean()))
+    covered = -(-len(candidates) * lists // structure.nlist)
+    reason = (
+        f"{len(candidates):,} of {structure.count:,} vectors match: {lists:,} of {structure.nlist:,} lists"
+        f" hold about {covered:,} near a query"
+    )
+    if scanned.any():
+        reason += f"; {scanned.sum():,} of {len(queries):,} queries have few near them and scan all matches"
+    return Plan("probe", reason, covered, _settings(structure, lists))
+
+
+def _expected(structure: Ivf, k: int, matches: int, queries: int) -> Plan:
+    """Without queries: as if matches lay evenly."""
+    if not matches:
+        return structure._plan_scan(matches, queries)
+    k = min(k, matches)
+    rank = np.float64(evenly(k, matches, structure.count))
+    probes = max(structure.probing.probes(k), int(structure.probing.lists(rank)))
+    covered = -(-matches * probes // structure.nlist)
+    probing = queries * float(probing_cost(structure, np.array([probes]), k, matches)[0])
+    scanning = costs.gather(matches, structure.dim) + queries * costs.score(matches, structure.dim)
+    if scanning <= probing:
+        return structure._plan_scan(matches, queries)
+    share = f"{matches:,} of {structure.count:,} vectors match"
+    reason = f"{share}: about {probes:,} of {structure.nlist:,} lists hold {covered:,} near a query"
+    return Plan("probe", reason, covered, _settings(structure, probes))
+
+
+def _settings(structure: Ivf, probes: int) -> dict[str, int]:
+    settings = {"nprobe": probes}
+    return {**settings, "rerank": structure.rerank()} if structure.codec.compressed else settings
