@@ -80,6 +80,10 @@ def run() -> None:
         _end(str(error), error.exit_code)
     except BrokenPipeError:
         sys.exit(0)
+    except OSError as error:
+        # A full disk, a missing permission: the machine's doing, so a line, not a traceback.
+        place = f"{error.filename}: " if error.filename else ""
+        _end(f"{place}{error.strerror or error}", 1)
 
 
 def _end(message: str, code: int) -> None:

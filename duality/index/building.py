@@ -16,14 +16,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from duality.artifacts import fingerprint
 from duality.errors import DataError, InputError
 from duality.index.attributes import columns_from
 from duality.index.batches import check_ids, check_vectors
+from duality.index.database import damage
 from duality.index.documents import write_document
 from duality.index.generations import MANIFEST, ROOT, switch
 from duality.index.head import reset_head
 from duality.index.lock import WriterLock
+from duality.index.reads import RecordReads
 from duality.index.rebuilding import rebuild
 from duality.index.seal import seal
 from duality.index.store import RecordStore
@@ -36,6 +41,8 @@ if TYPE_CHECKING:
     from duality.index.spec import IndexSpec
 
 SIDES = ("users", "items")
+# Vectors of the other side with which search settings are measured: users ask items, and back.
+ASKING = 128
 
 
 def build(
@@ -81,7 +88,9 @@ def build(
         "extra": extra,
     }
     with _place(path, sources, manifest) as folder:
-        counts = {side: _fill(folder, side, sources[side], manifest, device) for side in SIDES}
+        for side in SIDES:
+            _store(folder, side, sources[side])
+        counts = {side: _finish(folder, side, sources[side], manifest, device) for side in SIDES}
         write_document(folder / MANIFEST, manifest)
         switch(path, folder)
     return {**counts, "dim": manifest["dim"], "kind": chosen.kind, "version": 1}
@@ -132,24 +141,57 @@ def _place(path: Path, sources: Mapping[str, Source], manifest: Mapping[str, Any
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _fill(folder: Path, name: str, source: Source, manifest: Mapping[str, Any], device: str | None) -> int:
-    """Records, structure, head and seal of one side; how many records."""
+def _store(folder: Path, name: str, source: Source) -> None:
+    """Load the records of one side, or what is left to load."""
     database = folder / f"{name}.sqlite"
     if (folder / f"{name}.seal").exists():
-        return source.rows
+        return
     store = _started(database, source.dim)
     try:
-        _load(store, source, name)
-        finish_side(store, folder, name, manifest["options"], device)
-        return store.count()
+        with damage(database):
+            _load(store, source, name)
+            store.index_ids()
     except DataError as error:
         raise DataError(error.what, file=source.file, row=error.row, column=error.column) from None
     finally:
         store.close()
 
 
+def _finish(folder: Path, name: str, source: Source, manifest: Mapping[str, Any], device: str | None) -> int:
+    """Structure, head and seal of one side whose records are loaded; how many records."""
+    if (folder / f"{name}.seal").exists():
+        return source.rows
+    store = RecordStore.open(folder / f"{name}.sqlite", writable=True)
+    try:
+        with damage(store.path):
+            queries = sample_of(folder, "users" if name == "items" else "items")
+            finish_side(store, folder, name, manifest["options"], queries=queries, device=device)
+            return store.count()
+    finally:
+        store.close()
+
+
+def sample_of(folder: Path, name: str) -> NDArray[np.float32]:
+    """Vectors of one side, float32 [S, dim], as a sample of what the other side will be asked.
+
+    On a connection of its own: a side that is being loaded must not wait for the other's lock.
+    """
+    reads = RecordReads.open(folder / f"{name}.sqlite", writable=False)
+    try:
+        with reads.reading():
+            return reads.sample(ASKING)
+    finally:
+        reads.close()
+
+
 def finish_side(
-    store: RecordStore, folder: Path, name: str, options: Mapping[str, Any], device: str | None = None
+    store: RecordStore,
+    folder: Path,
+    name: str,
+    options: Mapping[str, Any],
+    *,
+    queries: NDArray[np.float32] | None = None,
+    device: str | None = None,
 ) -> None:
     """Index the ids, build the structure, write the head and the seal of a side that was loaded in bulk.
 
@@ -158,7 +200,7 @@ def finish_side(
     """
     store.index_ids()
     reset_head(folder / f"{name}.head", store.head())
-    rebuild(store.path, folder, name, options, device=device)
+    rebuild(store.path, folder, name, options, queries=queries, device=device)
     store.fold_log(10.0)
     seal(store.path, store.head())
 

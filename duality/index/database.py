@@ -111,14 +111,15 @@ class Database:
     @classmethod
     def create(cls, path: Path, dim: int) -> Self:
         """Make an empty store for vectors of `dim` values; ids are not yet indexed (`index_ids`)."""
-        connection = _connect(path, "rwc")
-        connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.executescript(_SCHEMA)
         first = Commit(0, {"dim": dim, "next_key": 1, "count": 0, "deleted": 0, "columns": []}, 0)
         first.chain = first.following(b"")
-        connection.execute("INSERT INTO commits VALUES (?, ?, ?, ?, ?, ?)", first.row())
-        return cls(path, connection)
+        with damage(path):
+            connection = _connect(path, "rwc")
+            connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.executescript(_SCHEMA)
+            connection.execute("INSERT INTO commits VALUES (?, ?, ?, ?, ?, ?)", first.row())
+            return cls(path, connection)
 
     @classmethod
     def open(cls, path: Path, *, writable: bool) -> Self:
@@ -245,11 +246,12 @@ class Database:
         Raises:
             DataError: an id is there twice; names the row that repeats it.
         """
-        try:
-            self._connection.execute(_UNIQUE_IDS)
-        except sqlite3.IntegrityError:
-            id, row = self._connection.execute(_FIRST_REPEAT).fetchone()
-            raise DataError(f"id {id} comes twice", row=row, column="id") from None
+        with damage(self.path):
+            try:
+                self._connection.execute(_UNIQUE_IDS)
+            except sqlite3.IntegrityError:
+                id, row = self._connection.execute(_FIRST_REPEAT).fetchone()
+                raise DataError(f"id {id} comes twice", row=row, column="id") from None
 
     def trim(self, seq: int) -> None:
         """Forget commits that a snapshot of commit `seq` holds, but for two."""
@@ -295,7 +297,7 @@ class Database:
     def structure_problem(self) -> str | None:
         """What SQLite's own check finds, or None; reads the whole file."""
         answer = self._connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
-        return None if answer == "ok" else answer
+        return None if answer == "ok" else " ".join(str(answer).split())
 
     def _commit(self, condition: str, parameters: tuple[Any, ...] = ()) -> Commit:
         row = self._connection.execute(f"SELECT * FROM commits {condition}", parameters).fetchone()
@@ -332,4 +334,5 @@ def damage(path: Path) -> Iterator[None]:
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
         if isinstance(error, sqlite3.OperationalError) and code != sqlite3.SQLITE_ERROR:
             raise DualityError(f"{path}: {error}") from error
-        raise DamageError(f"{path} is damaged ({error}): {ADVICE}") from error
+        told = " ".join(str(error).split())
+        raise DamageError(f"{path} is damaged ({told}): {ADVICE}") from error

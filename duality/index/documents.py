@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -29,17 +30,29 @@ def read_document(path: Path, advice: str) -> dict[str, Any]:
         DamageError: it is not such a document, or damaged; ends in `advice`.
     """
     try:
-        document = json.loads(_content(path))
-        found = document.pop("checksum")
-        if isinstance(document, dict) and found == _checksum(document):
-            return document
-    except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
-        pass
+        document = read_untrusted(path)
+    except FileNotFoundError:
+        raise
     except OSError as error:
-        if isinstance(error, FileNotFoundError):
-            raise
         raise DamageError(f"{path} cannot be read ({error.strerror}): {advice}") from None
-    raise DamageError(f"{path} is damaged: {advice}")
+    found = document.pop("checksum", None)
+    if found is None or found != _checksum(document):
+        raise DamageError(f"{path} is damaged: {advice}")
+    return document
+
+
+def read_untrusted(path: Path) -> dict[str, Any]:
+    """The JSON object in a plain file of bearable size; empty when it holds anything else.
+
+    Raises:
+        OSError: there is no such file, or it is not a plain one.
+    """
+    try:
+        with open(open_regular(path), "rb") as file:
+            found = json.loads(file.read(_LIMIT).decode())
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def open_regular(path: Path) -> int:
@@ -51,13 +64,8 @@ def open_regular(path: Path) -> int:
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(0, "not a plain file")
+        raise OSError(errno.EINVAL, "not a plain file", str(path))
     return descriptor
-
-
-def _content(path: Path) -> str:
-    with open(open_regular(path), "rb") as file:
-        return file.read(_LIMIT).decode()
 
 
 def _checksum(document: dict[str, Any]) -> int:

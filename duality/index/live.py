@@ -8,7 +8,7 @@ Locks:  searches share `lock`; a change of the structure takes it alone, for one
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +39,7 @@ class Live:
         folder: where the snapshot is.
         name: "users" or "items".
         options: options of the index spec, for a rebuild.
+        asking: gives a sample of the vectors that will be asked, float32 [S, dim], for a rebuild.
     """
 
     def __init__(
@@ -48,7 +49,9 @@ class Live:
         folder: Path,
         name: str,
         options: Mapping[str, Any],
+        asking: Callable[[], NDArray[np.float32]] | None = None,
     ) -> None:
+        self.asking = asking or (lambda: np.empty((0, reads.dim), np.float32))
         self.reads, self.reads_lock = reads, reads_lock
         self.folder, self.name, self.options = folder, name, options
         self.lock = SharedLock()
@@ -162,7 +165,7 @@ class Live:
             say(f"warning: {error}; using the records instead")
             found = None
         if found is None:
-            found = build_from_records(self.reads, self.options)
+            found = build_from_records(self.reads, self.options, queries=self.asking())
             self.homeless = True
         self.take(found)
 

@@ -8,9 +8,11 @@ import time
 from pathlib import Path
 
 from duality.errors import DualityError, InputError
+from duality.index.documents import open_regular
 
 # A reader that looks whether a writer is there holds the lock for microseconds.
 _PATIENCE = 0.25
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class WriterLock:
@@ -23,7 +25,7 @@ class WriterLock:
 
     def __init__(self, folder: Path) -> None:
         try:
-            self._descriptor = os.open(folder / "writer.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+            self._descriptor = os.open(folder / "writer.lock", _FLAGS, 0o644)
         except OSError as error:
             raise InputError(
                 f"{folder / 'writer.lock'} cannot be written ({error.strerror}): "
@@ -39,8 +41,12 @@ class WriterLock:
                     "wait until it ends, or open it for reading"
                 )
             time.sleep(0.005)
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+        try:
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            os.close(self._descriptor)
+            raise DualityError(f"{folder / 'writer.lock'} cannot be written ({error.strerror})") from None
 
     def release(self) -> None:
         """Let the next writer in."""
@@ -50,7 +56,7 @@ class WriterLock:
 def is_written(folder: Path) -> bool:
     """Whether a process holds the writer's lock of an index folder now."""
     try:
-        descriptor = os.open(folder / "writer.lock", os.O_RDONLY | os.O_NOFOLLOW)
+        descriptor = open_regular(folder / "writer.lock")
     except OSError:
         return False
     try:

@@ -37,6 +37,8 @@ def open_store(path: Path, *, writable: bool, written: bool = False) -> Opened:
         DamageError: acknowledged commits are missing, or the content is damaged.
     """
     _refuse_links(path)
+    if not path.exists():
+        raise DamageError(f"{path} is not there: {ADVICE}")
     for _ in range(20):
         head, problems = read_head(path.with_suffix(".head"))
         sealed = _log_is_empty(path) and check_seal(path, head)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from duality.errors import DamageError, DualityError, InputError
 from duality.index import generations
-from duality.index.building import SIDES, build
+from duality.index.building import SIDES, build, sample_of
 from duality.index.checking import content_problems
 from duality.index.documents import write_document
 from duality.index.generations import MANIFEST, ROOT, folder_of, read_manifest, read_root, snapshot_folder
@@ -41,6 +41,7 @@ class Pair:
     def __init__(self, path: Path, lock: WriterLock | None) -> None:
         self.path, self._lock = path, lock
         self._stamp: object = None
+        self._closed = False
         self._enter()
 
     @classmethod
@@ -187,7 +188,10 @@ class Pair:
         return {name: self.side(name).version for name in SIDES}
 
     def close(self) -> None:
-        """Close both sides and let the next writer in."""
+        """Close both sides and let the next writer in; closing again does nothing."""
+        if self._closed:
+            return
+        self._closed = True
         try:
             self._leave()
         finally:
@@ -221,6 +225,7 @@ class Pair:
                 name,
                 writable=writable,
                 written=written,
+                asking=partial(sample_of, folder, "users" if name == "items" else "items"),
                 elsewhere=partial(erase_copies, self.path, folder, name),
             )
             for name in SIDES

@@ -23,6 +23,7 @@ def build_from_records(
     reads: RecordReads,
     options: Mapping[str, Any],
     *,
+    queries: NDArray[np.float32] | None = None,
     device: str | None = None,
     alive: Callable[[], None] | None = None,
 ) -> Snapshot:
@@ -31,6 +32,7 @@ def build_from_records(
     Args:
         reads: the records, inside `reading()`.
         options: options of the index spec.
+        queries: float32 [S, dim], of the kind that will be asked, if known.
         device: "cuda" to train and assign there; None for the CPU.
         alive: called now and then, and raises to give up; None shows progress instead.
 
@@ -43,10 +45,14 @@ def build_from_records(
     keys, vectors = np.empty(count, np.int64), _room(reads.path.parent, count, reads.dim)
     names = Names.collect(_fill(reads, keys, vectors, alive or (lambda: None)))
     if alive is not None:
-        structure = build_structure(options, keys, vectors, device=device, progress=lambda rows: alive())
+        structure = build_structure(
+            options, keys, vectors, queries=queries, device=device, progress=lambda rows: alive()
+        )
     else:
         with progress(count, f"building {reads.path.stem}") as shown:
-            structure = build_structure(options, keys, vectors, device=device, progress=shown.advance)
+            structure = build_structure(
+                options, keys, vectors, queries=queries, device=device, progress=shown.advance
+            )
     return Snapshot(head, structure, names, reads.deleted())
 
 
@@ -56,6 +62,7 @@ def rebuild(
     name: str,
     options: Mapping[str, Any],
     *,
+    queries: NDArray[np.float32] | None = None,
     device: str | None = None,
     alive: Callable[[], None] | None = None,
 ) -> Snapshot:
@@ -67,7 +74,7 @@ def rebuild(
     reads = RecordReads.open(database, writable=False)
     try:
         with reads.reading():
-            built = build_from_records(reads, options, device=device, alive=alive)
+            built = build_from_records(reads, options, queries=queries, device=device, alive=alive)
     finally:
         reads.close()
     write_snapshot(folder, name, built)

@@ -9,20 +9,20 @@ Cost:   reading the file once at opening (checksums.py).
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
-from duality.artifacts import fsync_path, write_json
+from duality.artifacts import fsync_path
 from duality.errors import DamageError
 from duality.index.checksums import file_crc
-from duality.index.documents import open_regular
+from duality.index.documents import open_regular, read_document, write_document
 from duality.index.head import ADVICE, Head
 
 
 def seal(database: Path, head: Head) -> None:
     """Record what a closed database file is; call when its log is empty."""
     facts = {"seq": head.seq, "chain": head.chain.hex(), "bytes": database.stat().st_size}
-    write_json(_path(database), {**facts, "crc": _crc(database)})
+    write_document(_path(database), {**facts, "crc": _crc(database)})
 
 
 def break_seal(database: Path) -> None:
@@ -58,10 +58,10 @@ def _path(database: Path) -> Path:
     return database.with_suffix(".seal")
 
 
-def _read(database: Path) -> dict[str, int | str] | None:
+def _read(database: Path) -> dict[str, Any] | None:
     try:
-        found = json.loads(_path(database).read_text(encoding="utf-8"))
-        return found if {"seq", "chain", "bytes", "crc"} <= found.keys() else None
-    except (OSError, ValueError, AttributeError):
+        found = read_document(_path(database), ADVICE)
+    except (OSError, DamageError):
         # A damaged seal proves nothing: the records are checked one by one instead.
         return None
+    return found if {"seq", "chain", "bytes", "crc"} <= found.keys() else None

@@ -45,6 +45,7 @@ class Side:
         options: options of the index spec.
         writable: whether the caller holds the writer's lock.
         written: whether another process holds it.
+        asking: gives a sample of the vectors that will be asked here (those of the other side).
         elsewhere: erases ids from the copies of this side in other generations and in snapshots.
         model: fingerprint of the model whose vectors these are, if known.
     """
@@ -58,6 +59,7 @@ class Side:
         writable: bool,
         written: bool = False,
         model: str | None = None,
+        asking: Callable[[], NDArray[np.float32]] | None = None,
         elsewhere: Callable[[list[str]], None] = lambda ids: None,
     ) -> None:
         self._erase_elsewhere = elsewhere
@@ -69,7 +71,7 @@ class Side:
         self._reads: RecordReads = (
             RecordReads.open(opened.store.path, writable=False) if writable else opened.store
         )
-        self._live = Live(self._reads, self._reads_lock, folder, name, self.options)
+        self._live = Live(self._reads, self._reads_lock, folder, name, self.options, asking)
         self._upkeep = Upkeep(self._live, self._writer) if self._writer else None
 
     @property
@@ -162,9 +164,10 @@ class Side:
         if (ids is None) == (where is None):
             raise InputError("delete takes either ids or a filter")
         with writer.lock:
-            found = ids if ids is not None else writer.store.ids_where(where or "")
-            asked = list(dict.fromkeys(found))
-            held = writer.store.keys_of(asked)
+            with writer.store.reading():
+                found = ids if ids is not None else writer.store.ids_where(where or "")
+                asked = list(dict.fromkeys(found))
+                held = writer.store.keys_of(asked)
             keys = list(held.values())
             if keys:
                 with writer.commit() as commit:

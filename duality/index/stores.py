@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from duality.errors import DataError, InputError
 from duality.index.building import SIDES
+from duality.index.documents import read_untrusted
 from duality.index.generations import ROOT
 from duality.index.pair import Pair, verify_folder
 
@@ -39,6 +39,9 @@ def build(
     if store is None:
         from duality.index.building import build as build_files
 
+        if is_remote(Path(path)):
+            raise InputError(f"{path} is an index on a store: name it with --store, or choose another folder")
+
         return build_files(path, users, items, spec=spec, manifest_extra=manifest_extra, device=device)
     from duality.index.remote.pair import RemotePair
 
@@ -50,10 +53,9 @@ def build(
 def is_remote(path: Path) -> bool:
     """Whether an index folder names a store instead of holding the vectors."""
     try:
-        document = json.loads((path / ROOT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return "store" in read_untrusted(path / ROOT)
+    except OSError:
         return False
-    return isinstance(document, dict) and "store" in document
 
 
 def open_index(path: str | Path, mode: str = "r") -> Any:

@@ -5,7 +5,6 @@ Writes: a generation of format 2 beside the old files, which are removed after t
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
 import zlib
@@ -18,7 +17,7 @@ import numpy as np
 from duality.errors import DamageError, InputError
 from duality.index.attributes import Column
 from duality.index.building import SIDES, finish_side
-from duality.index.documents import write_document
+from duality.index.documents import read_untrusted, write_document
 from duality.index.generations import BUILD_AGAIN, MANIFEST, ROOT, switch
 from duality.index.lock import WriterLock
 from duality.index.store import RecordStore
@@ -60,10 +59,10 @@ def upgrade_if_old(path: Path) -> None:
 def _old_manifest(path: Path) -> dict[str, Any] | None:
     for name in (ROOT, "index.format-1.json"):
         try:
-            found = json.loads((path / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            found = read_untrusted(path / name)
+        except OSError:
             continue
-        if isinstance(found, dict) and found.get("format") == 1 and "options" in found:
+        if found.get("format") == 1 and "options" in found:
             return None if name != ROOT and (path / ROOT).exists() else found
     return None
 

@@ -6,7 +6,8 @@ In the background, interruptible; searches go on meanwhile, writes wait only for
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from duality.errors import DualityError
 from duality.index.database import Commit
@@ -70,14 +71,14 @@ class Upkeep:
 
     def save(self) -> None:
         """Write the live structure as the snapshot on disk."""
-        with self._one, self._writer.lock:
+        with self._one, self._writer.lock, self._telling():
             write_snapshot(self._live.folder, self._live.name, self._live.pack())
             self._trim()
 
     def compact(self, *, erase: bool = False, device: str | None = None) -> None:
         """Write file and structure anew; with `erase`, insist on an empty log."""
         self._halt()
-        with self._one, self._writer.lock:
+        with self._one, self._writer.lock, self._telling():
             with self._writer.changing():
                 self._writer.store.vacuum()
             self._adopt(self._built(device))
@@ -118,7 +119,15 @@ class Upkeep:
         live = self._live
         self._since_build = 0
         database = self._writer.store.path
-        return rebuild(database, live.folder, live.name, live.options, device=device, alive=self._alive)
+        return rebuild(
+            database,
+            live.folder,
+            live.name,
+            live.options,
+            queries=live.asking(),
+            device=device,
+            alive=self._alive,
+        )
 
     def _adopt(self, built: Snapshot) -> None:
         if self._live.structure is not None:
@@ -136,6 +145,15 @@ class Upkeep:
             self._alive()
             with self._writer.changing():
                 before, free = free, self._writer.store.give_back(_STEP_PAGES)
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Errors of the device as one line; a snapshot that was not written leaves the old one."""
+        try:
+            yield
+        except OSError as error:
+            place = error.filename or self._live.folder
+            raise DualityError(f"{place}: not written ({error.strerror or error})") from error
 
     def _start(self, work: Callable[[], None]) -> None:
         def run() -> None:

@@ -14,6 +14,7 @@ from duality.index.database import Commit
 from duality.index.head import Head, write_head
 from duality.index.opening import Opened
 from duality.index.seal import break_seal, seal
+from duality.runtime import say
 
 
 class Writer:
@@ -68,4 +69,9 @@ class Writer:
             folded = head is not None and not self._sealed and self.store.fold_log(2.0)
             self.store.close()
             if folded and head is not None:
-                seal(path, head)
+                try:
+                    seal(path, head)
+                except OSError as error:
+                    say(
+                        f"warning: {path} is not sealed ({error.strerror}): it is checked when it is opened next"
+                    )

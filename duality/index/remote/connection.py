@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from duality.errors import DualityError, InputError, MissingExtraError
 from duality.index.remote.schema import MAX_BYTES, MAX_ROWS, PARTS, Layout
+from duality.runtime import say
 
 TOKEN = "DUALITY_STORE_TOKEN"
 TIMEOUT = 30.0
@@ -38,17 +39,19 @@ def check_url(url: str) -> str:
     Raises:
         InputError: not http or https, without host, or with a user, password, query or fragment.
     """
+    # What is shown holds nothing that may be a secret.
+    shown = re.sub(r"//[^/]*@", "//", url).split("?")[0].split("#")[0]
     try:
         parts = urlsplit(url)
         known = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         known = False
     if not known:
-        raise InputError(f"store {url}: give an address such as http://host:19530")
+        raise InputError(f"store {shown}: give an address such as http://host:19530")
     if parts.username is not None or parts.password is not None:
-        raise InputError(f"store {parts.hostname}: no user or password in the address; set ${TOKEN} instead")
+        raise InputError(f"store {shown}: no user or password in the address; set ${TOKEN} instead")
     if parts.query or parts.fragment or not re.fullmatch(r"/?\w*/?", parts.path, re.ASCII):
-        raise InputError(f"store {url}: after the port there may be a database name and nothing else")
+        raise InputError(f"store {shown}: after the port there may be a database name and nothing else")
     return url.rstrip("/")
 
 
@@ -151,9 +154,27 @@ class Store:
         self.flush(name)
         wanted = self._client.prepare_index_params()
         for index in layout.indexes:
-            wanted.add_index(**index)
+            # pymilvus takes one level of `params` away, and milvus-lite reads them only when nested:
+            # without this it built every graph and every list with settings of its own.
+            wanted.add_index(**{**index, "params": {"params": index.get("params", {})}})
         self._call("create_index", collection_name=name, index_params=wanted, sync=False)
+        for index in layout.indexes:
+            self._confirm(name, index)
         self.load(name)
+
+    def _confirm(self, name: str, index: Mapping[str, Any]) -> None:
+        """Ask what was made: a server may take any name and any setting, and do something else."""
+        field = index["field_name"]
+        made = self._call("describe_index", collection_name=name, index_name=field) or {}
+        if made.get("index_type") != index["index_type"]:
+            found = made.get("index_type", "nothing")
+            raise DualityError(
+                f"the store {self.url} made {found} instead of {index['index_type']} in {name}"
+            )
+        held = {**made, **(made.get("params") or {})}
+        for setting, value in index.get("params", {}).items():
+            if str(held.get(setting)) != str(value):
+                say(f"the store {self.url} does not confirm {setting} {value} of {name}: recall may differ")
 
     def load(self, name: str) -> None:
         """Have a collection in the server's memory, ready for reads."""

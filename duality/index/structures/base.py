@@ -270,9 +270,17 @@ class Structure(ABC):
 
     def depths(self, queries: Matrix32, k: int, candidates: Candidates) -> NDArray[np.float64]:
         """About how many vectors score at least as high as the k-th best candidate, float64 [Q]."""
-        if self._sample is None or not self._sample.still_fits(self.labels):
-            self._sample = draw(self.matrix, self.labels)
-        return depths(self._sample, queries, k, candidates, self.count)
+        return depths(self._sampled(), queries, k, candidates, self.count)
+
+    def _sampled(self) -> Sample:
+        """A sample of the live vectors."""
+        held = self._sample
+        if held is not None and not held.outgrown(len(self.matrix)):
+            dead = int(np.count_nonzero(self.labels.by_position[held.positions] < 0))
+            if 8 * dead <= len(held.positions):
+                return held
+        self._sample = draw(self.matrix, np.flatnonzero(self.labels.by_position >= 0))
+        return self._sample
 
     def _scan_candidates(self, queries: Matrix32, k: int, candidates: Candidates) -> Found:
         from duality.index.structures.costs import gathering_pays

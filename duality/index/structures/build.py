@@ -24,6 +24,7 @@ def build_structure(
     keys: Keys,
     vectors: Matrix32,
     *,
+    queries: Matrix32 | None = None,
     device: str | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Structure:
@@ -34,6 +35,8 @@ def build_structure(
         keys: int64 [N], ascending, no repeats.
         vectors: float32 [N, D], finite; may be mapped from a file larger than memory. Kept and
             read from as long as the structure lives, never written to.
+        queries: float32 [S, D], of the kind that will be asked, if known; search settings are measured
+            with some of them too.
         device: where k-means runs, as torch names it; None for FAISS on the processor.
         progress: called with numbers of rows that add up to N.
 
@@ -52,8 +55,8 @@ def build_structure(
             progress(len(keys))
         return structure
     if settings["kind"] == "hnsw":
-        return Hnsw.build(settings, keys, vectors, progress=progress)
-    return Ivf.build(settings, keys, vectors, device=device, progress=progress)
+        return Hnsw.build(settings, keys, vectors, queries=queries, progress=progress)
+    return Ivf.build(settings, keys, vectors, queries=queries, device=device, progress=progress)
 
 
 def unpack_structure(settings: Mapping[str, Any], arrays: Arrays) -> Structure:

@@ -20,8 +20,8 @@ from duality.index.structures.checks import finite_in, integer_in
 from duality.index.structures.coarse import Coarse
 from duality.index.structures.matrix import Matrix32
 
-# Training rows of a codec: 128 for each of 256 centroids.
-SAMPLE = 32_768
+# Training rows of a codec: 64 for each of 256 centroids.
+SAMPLE = 16_384
 
 
 class Codec(ABC):
@@ -141,7 +141,7 @@ class Pq(Codec):
         dim, pieces = sample.shape[1], settings["pieces"]
         rest = _padded(sample - coarse.centroids[coarse.assign(sample)[0], :dim], pieces)
         quantizer = faiss().ProductQuantizer(rest.shape[1], pieces, 8)
-        quantizer.cp.niter, quantizer.cp.seed, quantizer.cp.min_points_per_centroid = 10, 1, 1
+        quantizer.cp.niter, quantizer.cp.seed, quantizer.cp.min_points_per_centroid = 6, 1, 1
         if len(rest) < quantizer.ksub:
             rest = np.resize(rest, (quantizer.ksub, rest.shape[1]))
         quantizer.train(rest)

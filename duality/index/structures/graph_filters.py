@@ -2,7 +2,8 @@
 
 The graph is searched without the filter for as many more results as matches are rarer, and the
 results are filtered: what is left is right whatever the filter. A query with too few left has rare
-matches near it, where a graph would wander; it scans all matches instead.
+matches near it, where a graph would wander; it scans all matches instead. Vectors that were removed
+but are still in the graph are filtered out in the same way.
 
 Shapes: Q queries, k results.
 """
@@ -52,18 +53,16 @@ def find_among(
 
 def fetched(structure: Hnsw, depths: NDArray[np.float64]) -> NDArray[np.int64]:
     """Results to fetch without the filter, int64 [Q]."""
-    return np.minimum(np.ceil(depths) + SPARE, structure.count).astype(np.int64)
+    return np.minimum(np.ceil(depths) + SPARE, len(structure.matrix)).astype(np.int64)
 
 
 def scanning_pays(
     structure: Hnsw, fetch: NDArray[np.int64], matches: int, setting: Setting | None = None
 ) -> NDArray[np.bool_]:
     """bool [Q]: who had better score every match."""
-    widths = np.array([structure.ef(number, setting) for number in np.unique(fetch).tolist()])
-    graph = (
-        costs.graph(1, structure.settings["m"], structure.dim)
-        * widths[np.unique(fetch, return_inverse=True)[1]]
-    )
+    distinct, which = np.unique(fetch, return_inverse=True)
+    widths = np.array([structure.ef(number, setting) for number in distinct.tolist()])
+    graph = costs.graph(1, structure.settings["m"], structure.dim) * widths[which]
     scan, copy = costs.score(matches, structure.dim), costs.gather(matches, structure.dim)
     scanned = graph > scan
     return scanned & (graph.sum() > copy + np.where(scanned, scan, graph).sum())
@@ -82,7 +81,7 @@ def plan_graph(
     if not matches:
         return structure._plan_scan(matches, number)
     k = min(k, matches)
-    depth = np.full(number, evenly(k, matches, structure.count))
+    depth = np.full(number, evenly(k, matches, len(structure.matrix)))
     if queries is not None and candidates is not None and len(queries):
         depth = structure.depths(queries, k, candidates)
     fetch = fetched(structure, depth)

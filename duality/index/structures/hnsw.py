@@ -32,13 +32,10 @@ from duality.index.structures.matrix import BLOCK_ROWS, Keys, Matrix, Matrix32
 from duality.index.structures.plan import Plan
 from duality.index.structures.reach import stand_ins
 from duality.index.structures.results import Found
-from duality.index.structures.scanning import scan
+from duality.index.structures.sampling import depths, draw
 from duality.index.structures.widths import Width, measure_widths
 
 STEP_ROWS = 32
-# Removed vectors use up room among the candidates, so that more are kept; when hardly any are live
-# (until the graph is built anew), those are scanned.
-LEAST_LIVE = 0.2
 # Beyond this share of removed vectors a graph is built anew, not repaired: repairs cost recall
 # (0.992 to 0.980 at a quarter removed) and, then, nearly as much time.
 WORN = 0.15
@@ -67,7 +64,7 @@ class Hnsw(Structure):
         self.width = Width(self.settings)
         # FAISS parameter objects by ef: making one costs as much as a small search.
         self._by_ef: dict[int, Any] = {}
-        self._alive: tuple[int, int, Candidates] | None = None
+        self._alive: tuple[int, Candidates] | None = None
 
     @property
     def index(self) -> Any:
@@ -87,6 +84,7 @@ class Hnsw(Structure):
         keys: Keys,
         vectors: Matrix32,
         *,
+        queries: Matrix32 | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Self:
         """Link `vectors` [N, D], which stay where they are."""
@@ -100,13 +98,13 @@ class Hnsw(Structure):
             if progress:
                 progress(len(block))
         if len(vectors):
-            families = stand_ins(vectors)
+            families = stand_ins(vectors, queries)
             structure.settings["reach"] = measure_widths(structure.search_graph, vectors, families, least)
             structure.width = Width(structure.settings)
         return structure
 
     def search_graph(self, queries: Matrix32, k: int, ef: int) -> Found:
-        """Best k live positions per query, as the graph finds them; -1 pads."""
+        """Best k positions per query, removed ones among them, as the graph finds them; -1 pads."""
         count, pointer = len(queries), faiss().swig_ptr
         extended = np.zeros((count, self.dim + 1), np.float32)
         extended[:, :-1] = queries
@@ -196,8 +194,8 @@ class Hnsw(Structure):
         self.longer.forget(positions)
 
     def _find(self, queries: Matrix32, k: int, setting: Setting | None) -> Found:
-        if self.count < LEAST_LIVE * len(self.matrix):
-            return scan(self.matrix, self.labels, queries, k)
+        if self.labels.dead:
+            return find_among(self, queries, k, self._live(), setting)
         found = self.search_graph(queries, k, self.ef(k, setting))
         return self.longer.merge(self.matrix, queries, found, k)
 
@@ -212,17 +210,21 @@ class Hnsw(Structure):
         return plan_graph(self, k, matches, queries, candidates)
 
     def _parameters(self, ef: int) -> Any:
-        if not self.labels.dead:
-            held = self._by_ef.get(ef)
-            if held is None:
-                held = self._by_ef[ef] = faiss().SearchParametersHNSW(efSearch=ef)
-            return held
-        wider = min(len(self.matrix) / max(self.count, 1), 1 / LEAST_LIVE)
-        return faiss().SearchParametersHNSW(efSearch=int(ef * wider), sel=self._live().selector)
+        held = self._by_ef.get(ef)
+        if held is None:
+            held = self._by_ef[ef] = faiss().SearchParametersHNSW(efSearch=ef)
+        return held
+
+    def depths(self, queries: Matrix32, k: int, candidates: Candidates) -> NDArray[np.float64]:
+        """As for other kinds, but removed vectors count: the graph meets them too."""
+        size = len(self.matrix)
+        if self._sample is None or self._sample.outgrown(size):
+            self._sample = draw(self.matrix, np.arange(size))
+        return depths(self._sample, queries, k, candidates, size)
 
     def _live(self) -> Candidates:
         held = self._alive
         if held is None or held[0] != self._revision:
             positions = np.flatnonzero(self.labels.by_position >= 0)
-            held = self._alive = (self._revision, len(self.matrix), Candidates(positions, len(self.matrix)))
-        return held[2]
+            held = self._alive = (self._revision, Candidates(positions, len(self.matrix)))
+        return held[1]

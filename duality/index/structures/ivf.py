@@ -46,6 +46,7 @@ from duality.index.structures.results import Found, best
 
 MAX_LISTS = 1 << 20
 HOLLOW = 0.9
+DEEP = 0.25
 
 
 class Ivf(Structure):
@@ -77,6 +78,7 @@ class Ivf(Structure):
         keys: Keys,
         vectors: Matrix32,
         *,
+        queries: Matrix32 | None = None,
         device: str | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Self:
@@ -87,7 +89,7 @@ class Ivf(Structure):
         coarse = coarse_module.train(vectors, chosen["nlist"], chosen["radius"], device=device)
         groups, spread = coarse_module.assign_all(coarse, vectors, device=device, progress=progress)
         chosen["spread"] = spread
-        families = stand_ins(vectors)
+        families = stand_ins(vectors, queries)
         chosen["reach"] = measure_reach(coarse, vectors, groups, families)
         codec = trained_codec(chosen, coarse, vectors)
         # 16-bit numbers are sorted by counting, ten times faster.
@@ -135,7 +137,11 @@ class Ivf(Structure):
         probing = probing_cost(self, needed, k, len(candidates))
         scanned = probing > scan
         mixed = copy + float(np.where(scanned, scan, probing).sum())
-        return needed, scanned & (probing.sum() > mixed)
+        scanned &= probing.sum() > mixed
+        if self.codec.compressed:
+            # Among the crowd of nearly equal scores so deep down, codes cannot tell the best.
+            scanned |= depth > DEEP * self.count
+        return needed, scanned
 
     def pack(self) -> Packed:
         groups = self.lists.groups

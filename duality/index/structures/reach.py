@@ -4,8 +4,9 @@ The nearest r vectors of a query lie in its nearest lists; how many of them depe
 on r. A filter that lets one vector in ten through makes the ten nearest matches the hundred nearest
 vectors, so the same curve answers for filters and for long result lists.
 
-Nobody knows the queries at the build. Stored vectors stand in for them, and means of two stored
-vectors, which lie between groups and are harder.
+Stored vectors stand in for queries, and means of two stored vectors, which lie between groups and
+are harder; queries of the kind that will be asked, where the caller has some, count as well: users
+that ask items may lie where no item is.
 
 Shapes: N vectors, S sample queries, L lists, D dimensions.
 """
@@ -48,14 +49,15 @@ def measure_reach(
     return [*points, [float(count), 1.0]]
 
 
-def stand_ins(vectors: Matrix32, seed: int = 1) -> list[Matrix32]:
-    """Two families of sample queries: stored vectors, and means of two."""
+def stand_ins(vectors: Matrix32, queries: Matrix32 | None = None, seed: int = 1) -> list[Matrix32]:
+    """Families of sample queries: stored vectors, means of two, and `queries` [S, D] if there are any."""
     if not len(vectors):
         return []
+    given = [] if queries is None or not len(queries) else [np.ascontiguousarray(queries, np.float32)]
     rng, number = np.random.default_rng(seed), 64 if len(vectors) <= 1_000_000 else 32
     rows = rng.integers(0, len(vectors), (3, number))
     first, second, third = (np.ascontiguousarray(vectors[np.sort(part)]) for part in rows)
-    return [first, 0.5 * (second + rng.permutation(third))]
+    return [first, 0.5 * (second + rng.permutation(third)), *given]
 
 
 def _needed(

@@ -15,9 +15,9 @@ from duality.index.structures.scanning import nearest
 if TYPE_CHECKING:
     from duality.index.structures.ivf import Ivf
 
-RERANK = (2, 4, 8, 16, 32, 64)
+RERANK = (4, 8, 16, 32, 64)
 # Recall that compression may cost on top of what the lists cost.
-LOST = 0.005
+LOST = 0.003
 K = 10
 
 

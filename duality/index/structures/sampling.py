@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from duality.index.structures.candidates import Candidates
-from duality.index.structures.labels import Labels
 from duality.index.structures.matrix import Keys, Matrix, Matrix32
 
 SIZE = 1_024
@@ -23,13 +22,14 @@ SIZE = 1_024
 LOOKED_AT = 8
 # Deeper than independence would have it by this factor is no chance any more.
 SURELY_DEEPER = 4.0
+ROOM = 4.0
 # With fewer matches in the sample nothing is seen; so much deeper than evenly is assumed.
 UNSEEN = 4.0
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Live vectors drawn at random.
+    """Vectors drawn at random.
 
     Args:
         positions: int64 [S].
@@ -41,21 +41,16 @@ class Sample:
     vectors: Matrix32
     size: int
 
-    def still_fits(self, labels: Labels) -> bool:
-        """Whether it stands for what is live now."""
-        dead = int(np.count_nonzero(labels.by_position[self.positions] < 0))
-        return 8 * dead <= len(self.positions) and 4 * len(labels.by_position) <= 5 * self.size
+    def outgrown(self, size: int) -> bool:
+        """Whether much has been added since."""
+        return 4 * size > 5 * self.size
 
 
-def draw(matrix: Matrix, labels: Labels) -> Sample:
-    """A new sample; the same for the same contents."""
-    live = labels.by_position >= 0
-    rng, size = np.random.default_rng(1), min(SIZE, labels.count)
-    if live.all():
-        positions = np.sort(rng.choice(len(live), size, replace=False))
-    else:
-        positions = np.sort(rng.choice(np.flatnonzero(live), size, replace=False))
-    return Sample(positions, matrix.rows(positions), len(live))
+def draw(matrix: Matrix, positions: Keys) -> Sample:
+    """A new sample of `positions`; the same for the same contents."""
+    chosen = np.random.default_rng(1).choice(len(positions), min(SIZE, len(positions)), replace=False)
+    chosen = positions[np.sort(chosen)]
+    return Sample(chosen, matrix.rows(chosen), len(matrix))
 
 
 def evenly(k: int, matches: int, count: int) -> float:
@@ -69,11 +64,11 @@ def depths(
     """About how many vectors score at least as high as the k-th best match, float64 [Q].
 
     Args:
-        sample: of the live vectors.
+        sample: of those vectors, matches among them.
         queries: float32 [Q, D].
         k: results wanted, 1 <= k <= M.
         candidates: the matches.
-        count: live vectors.
+        count: vectors that the sample stands for.
     """
     expected = evenly(k, len(candidates), count)
     matching = candidates.mask[sample.positions]
@@ -84,5 +79,6 @@ def depths(
     best = np.partition(scores[:, matching], number - LOOKED_AT, axis=1)[:, number - LOOKED_AT]
     above = (scores >= best[:, None]).sum(axis=1)
     deeper = above * number / (LOOKED_AT * len(matching))
-    seen = np.where(deeper > SURELY_DEEPER, above * count / len(matching), 0.0)
+    # Such matches end in a crowd of nearly equal scores: room to meet all of it.
+    seen = np.where(deeper > SURELY_DEEPER, ROOM * above * count / len(matching), 0.0)
     return np.minimum(np.maximum(expected * np.maximum(deeper, 1.0), seen), float(count))

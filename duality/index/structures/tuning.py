@@ -19,7 +19,7 @@ from duality.index.structures.ivf import Ivf
 from duality.index.structures.matrix import Matrix32
 
 # Searches are timed for at least so long; the fastest of the rounds counts.
-SECONDS, ROUNDS = 0.05, 3
+SECONDS, ROUNDS = 0.03, 3
 # Where two settings trade against each other, so many that reach the target are compared.
 TRIED_MORE = 3
 # One-sided 95%.

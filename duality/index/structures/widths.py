@@ -19,7 +19,7 @@ from duality.index.structures.scanning import nearest
 LADDER = (32, 64, 128, 256, 512, 1_024, 2_048)
 RANKS = (10, 100)
 # Of the families of reach.py: means of two vectors are harder than any query should be.
-WANTED = (0.98, 0.95)
+WANTED = (0.98, 0.95, 0.98)
 MAX_EF = 1 << 20
 TUNED_K = 10
 
@@ -60,7 +60,7 @@ def measure_widths(
     Args:
         search: best positions of queries, given k and ef.
         vectors: float32 [N, D], N >= 1.
-        queries: two families of queries, float32 [S, D] each.
+        queries: families of queries, float32 [S, D] each.
         least: no point lies below.
     """
     ranks = [rank for rank in RANKS if 4 * rank <= len(vectors)] or [max(1, len(vectors) // 4)]
