@@ -48,7 +48,7 @@ class HnswSpec(Config):
     m: int = Field(default=32, ge=4, le=128, description="links per vector")
     ef_construction: int = Field(default=200, ge=8, le=10_000, description="candidates while building")
     ef_search: int = Field(
-        default=160,
+        default=64,
         ge=8,
         le=100_000,
         description="candidates while searching; the build raises it if need be",

@@ -37,7 +37,8 @@ def packed(structure: Structure) -> tuple[dict[str, Any], dict[str, np.ndarray]]
     """Settings and arrays as they lie in files."""
     settings, arrays = structure.pack()
     return settings, {
-        name: value.array() if isinstance(value, Streamed) else np.array(value) for name, value in arrays.items()
+        name: value.array() if isinstance(value, Streamed) else np.array(value)
+        for name, value in arrays.items()
     }
 
 

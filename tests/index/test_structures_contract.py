@@ -261,6 +261,8 @@ def test_random_changes_agree_with_a_dictionary(kind, data):
         rows = np.stack([held[key] for key in names.tolist()])
         np.testing.assert_array_equal(structure.vectors_of(names), rows)
         right = truth(names, rows, vectors[300:310], 5)[0]
-        np.testing.assert_allclose(structure.search(vectors[300:310], 5, exact=True)[0], right, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(
+            structure.search(vectors[300:310], 5, exact=True)[0], right, rtol=1e-4, atol=1e-4
+        )
         every = structure.search(vectors[300:310], len(names), setting={"nprobe": 10**6})[1]
         np.testing.assert_array_equal(np.sort(every, axis=1), [names] * 10)
