@@ -167,6 +167,27 @@ def test_an_index_of_format_1_opens(tmp_path):
     assert (damaged / "items.sqlite").exists()
 
 
+@pytest.mark.parametrize("kind", ["exact", "ivf", "hnsw", "sq8", "ivfpq", "rabitq"])
+def test_an_index_of_format_2_opens_as_it_is(tmp_path, kind, capsys):
+    frozen = FIXTURES / "index-format-2"
+    expected = json.loads((frozen / "records.json").read_text())
+    path = Path(shutil.copytree(frozen / kind, tmp_path / "index"))
+    assert verify_folder(path) == []
+    with Pair.open(path) as pair:
+        for name in ("users", "items"):
+            found = [{**record, "vector": record["vector"].tolist()} for record in pair.side(name).list()]
+            assert found == expected[name]
+        queries = np.array([record["vector"] for record in expected["users"]], np.float32)
+        found, exact = (pair.items.search(queries, 10, exact=flag)[0].tolist() for flag in (False, True))
+        assert found == exact
+        assert pair.items.kind == kind
+    # Its structure was read, not built anew.
+    assert capsys.readouterr().err == ""
+    with Pair.open(path, "w") as pair:
+        pair.items.upsert(["later"], np.ones((1, 8), np.float32))
+        assert pair.items.count == len(expected["items"]) + 1
+
+
 def test_an_interrupted_build_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
     from pyarrow import parquet
 

@@ -114,7 +114,7 @@ def test_files_of_another_model_are_refused(home):
     other = table(clustered(3), "x").replace_schema_metadata({"duality.model": "beef"})
     parquet.write_table(other, home / "other.parquet")
     for command in ("upsert", "search"):
-        with pytest.raises(InputError, match="model beef .* model cafe"):
+        with pytest.raises(InputError, match=r"model beef .* model cafe"):
             CliRunner().invoke(
                 index,
                 [command, str(home / "made"), "--side", "items", "--from", str(home / "other.parquet")],
