@@ -30,6 +30,8 @@ MAX_COLUMNS = 2_000
 MAX_JSON_BYTES = 65_536
 MAX_DIM = 32_767
 MAX_EF = 32_768
+# Candidates of a graph search where nobody measured how many it takes.
+UNMEASURED_EF = 160
 # Structures that the server is known to search by inner product on plain vectors. Others are not
 # tried: a server may accept any name and fail only when it loads the collection.
 INDEX_TYPES = {"exact": "FLAT", "ivf": "IVF_FLAT", "hnsw": "HNSW"}
@@ -107,7 +109,8 @@ def search_parameters(
             nprobe = measured.get("nprobe") or options.get("nprobe") or max(16, nlist // 6)
             return {"nprobe": min(nlist, math.ceil(nprobe / share))}
         case "HNSW":
-            ef = measured.get("ef_search") or options["ef_search"]
+            # Local builds raise the spec's floor by measuring; here nothing is measured.
+            ef = measured.get("ef_search") or max(options["ef_search"], UNMEASURED_EF)
             return {"ef": min(MAX_EF, math.ceil(max(ef, limit) / share))}
         case _:
             return {}
