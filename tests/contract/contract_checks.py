@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -41,36 +43,51 @@ def differences(found: State, expected: State) -> list[str]:
 
 def search_problems(pair: Pair, state: State, seed: int = 0) -> list[str]:
     """Where `search`, `get` and filters of an open index contradict a state."""
-    return [
-        f"{side}: {problem}"
-        for side in SIDES
-        for problem in _side_problems(pair.side(side), state[side], seed)
-    ]
+    return [problem for use in _uses(pair, state, seed) for problem in use()]
 
 
-def _side_problems(side: Side, rows: Rows, seed: int) -> list[str]:
+def _uses(pair: Pair, state: State, seed: int) -> list[Callable[[], list[str]]]:
+    """Ways to use an index, each on its own: what one refuses says nothing about the next."""
     queries = vectors_for(seed + 77, 6)
-    problems = _answers(side, rows, queries, None, exact=True)
-    problems += _answers(side, rows, queries, None, exact=False)
-    if "year" in side.attributes:
+    uses = []
+    for name in SIDES:
+        side, rows = pair.side(name), state[name]
         late = {id: row for id, row in rows.items() if row[1].get("year", 0) >= 1950}
-        problems += _answers(side, late, queries, "year >= 1950", exact=False)
-        listed = {record["id"] for record in side.list(where="year >= 1950")}
-        if listed != late.keys():
-            problems.append(f"a filter lists {len(listed)} rows, {len(late)} match")
+        uses += [
+            partial(_answers, side, late, queries, "year >= 1950", exact=False),
+            partial(_filtered, side, late),
+            partial(_answers, side, rows, queries, None, exact=False),
+            partial(_answers, side, rows, queries, None, exact=True),
+            partial(_got, side, rows),
+        ]
+    return uses
+
+
+def _filtered(side: Side, expected: Rows) -> list[str]:
+    if "year" not in side.attributes:
+        return []
+    listed = {record["id"] for record in side.list(where="year >= 1950")}
+    same = listed == expected.keys()
+    return [] if same else [f"{side.name}: a filter lists {len(listed)} rows, {len(expected)} match"]
+
+
+def _got(side: Side, rows: Rows) -> list[str]:
     asked = [*list(rows)[:5], "nobody"]
     records, missing = side.get(asked)
     got = [(record["id"], np.asarray(record["vector"], "<f4").tobytes()) for record in records]
+    problems = []
     if got != [(id, rows[id][0]) for id in asked[:-1]] or missing != ["nobody"]:
-        problems.append("get answers something else")
+        problems.append(f"{side.name}: get answers something else")
     if side.count != len(rows):
-        problems.append(f"count is {side.count}, {len(rows)} rows are there")
+        problems.append(f"{side.name}: count is {side.count}, {len(rows)} rows are there")
     return problems
 
 
 def _answers(side: Side, rows: Rows, queries: np.ndarray, where: str | None, *, exact: bool) -> list[str]:
+    if where and "year" not in side.attributes:
+        return []
     ids, scores = side.search(queries, K, where=where, exact=exact)
-    how = f"search(where={where}, exact={exact})"
+    how = f"{side.name}: search(where={where}, exact={exact})"
     names = np.array(list(rows), object)
     vectors = np.frombuffer(b"".join(vector for vector, _ in rows.values()), "<f4").reshape(-1, DIM)
     true = queries.astype(np.float64) @ vectors.T.astype(np.float64)
@@ -105,16 +122,26 @@ def served(folder: Path, expected: State, mode: str = "r", seed: int = 0) -> tup
     """Open an index and use all of it.
 
     Returns:
-        The message of its refusal, if it refused; and what was wrong: other answers than those
-        of `expected`, or a refusal that is no clear error.
+        The message of a refusal, if anything was refused; and what was wrong: other answers than
+        those of `expected`, or a refusal that is no clear error.
     """
+    refusal, problems = None, []
     try:
         with Pair.open(folder, mode) as pair:
-            problems = differences(held_by(pair), expected) + search_problems(pair, expected, seed)
+            for use in [*_uses(pair, expected, seed), lambda: differences(held_by(pair), expected)]:
+                try:
+                    problems += use()
+                except Exception as error:
+                    refusal = str(error)
+                    problems += _unclear(error)
     except Exception as error:
-        wrong = one_line(error)
-        return str(error), [wrong] if wrong else []
-    return None, problems
+        return str(error), problems + _unclear(error)
+    return refusal, problems
+
+
+def _unclear(error: Exception) -> list[str]:
+    problem = one_line(error)
+    return [problem] if problem else []
 
 
 def verified(folder: Path) -> tuple[list[str], list[str]]:
@@ -122,8 +149,7 @@ def verified(folder: Path) -> tuple[list[str], list[str]]:
     try:
         report = verify_folder(folder)
     except Exception as error:
-        problem = one_line(error)
-        return [str(error)], [f"verify: {problem}"] if problem else []
+        return [str(error)], [f"verify: {problem}" for problem in _unclear(error)]
     wrong = [f"verify: not one line: {line[:300]!r}" for line in report if "\n" in line]
     if report and not any(ADVICE.search(line) for line in report):
         wrong.append(f"verify says not what to do: {report[0][:300]}")

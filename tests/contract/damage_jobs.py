@@ -19,7 +19,7 @@ from duality.index.pair import Pair, verify_folder
 
 Emit = Callable[[dict[str, Any]], None]
 # Files that are made from the records: a damaged one is replaced without being asked.
-DERIVED = re.compile(r"(users|items)\.(\d+[./]|snapshot\.json)")
+DERIVED = re.compile(r"(users|items)\.snapshot(-|\.json)")
 # Not part of what is stored: without it nobody may write, and reading goes on.
 LOCK = "writer.lock"
 # What stands in a file's place and is not ours to remove; the message about it is clear.

@@ -39,10 +39,12 @@ from duality.index.structures.lists import Lists
 from duality.index.structures.longer import Longer
 from duality.index.structures.matrix import BLOCK_ROWS, Keys, Matrix, Matrix32, in_blocks
 from duality.index.structures.plan import Plan
-from duality.index.structures.probing import Probing, probing_cost, visits_among, visits_of_filled
+from duality.index.structures.probing import Probing, packed, probing_cost, visits_among, visits_of_filled
 from duality.index.structures.reach import measure_reach, stand_ins
 from duality.index.structures.reranking import RERANK, measure_rerank, rerank_in
-from duality.index.structures.results import Found, best
+from duality.index.structures.results import Found, best, merged
+from duality.index.structures.sampling import Sample
+from duality.index.structures.second_look import missing_lists
 
 MAX_LISTS = 1 << 20
 HOLLOW = 0.9
@@ -69,6 +71,7 @@ class Ivf(Structure):
         self.drift, self.probing = Drift(self.settings), Probing(self.settings, len(coarse))
         # FAISS parameter objects by number of probes: making one costs as much as a small search.
         self._by_probes: dict[int, Any] = {}
+        self._residuals: tuple[Sample, Matrix32] | None = None
         self._sizes: tuple[int, Keys] | None = None
 
     @classmethod
@@ -212,15 +215,50 @@ class Ivf(Structure):
         if scanned.all():
             return self._scan_candidates(queries, k, candidates)
         if not scanned.any():
-            groups = visits_among(self, queries, k, candidates, needed)
-            return self._search_lists(queries, k, groups, candidates, setting)
+            return self._look_twice(queries, k, candidates, needed, setting)
         scores = np.empty((len(queries), k), np.float32)
         positions = np.empty((len(queries), k), np.int64)
         rest = ~scanned
-        groups = visits_among(self, queries[rest], k, candidates, needed[rest])
-        scores[rest], positions[rest] = self._search_lists(queries[rest], k, groups, candidates, setting)
+        found = self._look_twice(queries[rest], k, candidates, needed[rest], setting)
+        scores[rest], positions[rest] = found
         scores[scanned], positions[scanned] = self._scan_candidates(queries[scanned], k, candidates)
         return scores, positions
+
+    def _look_twice(
+        self, queries: Matrix32, k: int, candidates: Candidates, needed: Keys, setting: Setting | None
+    ) -> Found:
+        """Search the nearest lists, then those that probably hold something better."""
+        groups = visits_among(self, queries, k, candidates, needed)
+        scores, positions = self._search_lists(queries, k, groups, candidates, setting)
+        more = missing_lists(self, queries, k, candidates, groups, scores[:, -1])
+        numbers = (more >= 0).sum(axis=1)
+        again = numbers > 0
+        # Many lists cost more than all matches; and so far down, codes cannot tell the best.
+        share = DEEP if self.codec.compressed else 1.0
+        rows = numbers * (self.count / self.nlist)
+        dear = costs.mask(1) * rows + costs.score(len(candidates), self.dim) * numbers / self.nlist
+        scanned = again & ((dear > costs.score(len(candidates), self.dim)) | (numbers > share * self.nlist))
+        again &= ~scanned
+        if scanned.any():
+            scores[scanned], positions[scanned] = self._scan_candidates(queries[scanned], k, candidates)
+        if again.any():
+            first = scores[again], positions[again]
+            second = self._search_lists(queries[again], k, packed(more[again]), candidates, setting)
+            # Vectors that are too long for the lists come with every search.
+            seen = (second[1][:, :, None] == first[1][:, None, :]).any(axis=2)
+            second = second[0], np.where(seen, -1, second[1])
+            scores[again], positions[again] = merged(first, second, k)
+        return scores, positions
+
+    def residuals(self) -> Matrix32:
+        """A sample of vectors less their centroids, float32 [S, D]."""
+        sample = self._sampled()
+        held = self._residuals
+        if held is None or held[0] is not sample:
+            groups = self.lists.groups[sample.positions]
+            made = np.ascontiguousarray(sample.vectors - self.coarse.centroids[groups, :-1])
+            held = self._residuals = (sample, made)
+        return held[1]
 
     def _search_lists(
         self,

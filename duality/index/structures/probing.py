@@ -101,7 +101,7 @@ def visits_among(structure: Ivf, queries: Matrix32, k: int, candidates: Candidat
         needed = np.maximum(needed, _covering(matching[groups], wanted))
         groups = groups[:, : int(needed.max())]
     visited = (matching[groups] > 0) & (np.arange(groups.shape[1]) < needed[:, None])
-    return _packed(np.where(visited, groups, -1))
+    return packed(np.where(visited, groups, -1))
 
 
 def visits_of_filled(structure: Ivf, queries: Matrix32, probes: int) -> Keys:
@@ -115,7 +115,7 @@ def visits_of_filled(structure: Ivf, queries: Matrix32, probes: int) -> Keys:
         groups = structure.coarse.rank_lists(queries, structure.nlist)
         needed = _covering(sizes[groups], wanted)
     visited = (sizes[groups] > 0) & (np.arange(groups.shape[1]) < needed[:, None])
-    return _packed(np.where(visited, groups, -1))
+    return packed(np.where(visited, groups, -1))
 
 
 def matches_per_list(structure: Ivf, candidates: Candidates) -> Keys:
@@ -132,7 +132,7 @@ def _covering(inside: Keys, wanted: int) -> Keys:
     return (inside.cumsum(axis=1) < wanted).sum(axis=1) + 1
 
 
-def _packed(groups: Keys) -> Keys:
+def packed(groups: Keys) -> Keys:
     """Lists moved to the front of each row, in order, so that no column is all -1."""
     used = (groups >= 0).sum(axis=1)
     width = max(1, int(used.max(initial=0)))

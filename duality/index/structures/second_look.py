@@ -1,0 +1,62 @@
+"""After a filtered search: which lists that were not visited probably hold something better.
+
+No count of matches tells how far from the query they lie: a filter may exclude all that is near. What
+was found does: a list is worth a visit if its matches are likely to beat the k-th result. Their
+scores are taken as normal around the centroid's, with the spread that residuals have in the query's
+direction; lists are added until what the others may still hold is a small part of k.
+
+Shapes: Q queries, L lists, S sampled vectors, D dimensions.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from duality.index.structures.candidates import Candidates
+from duality.index.structures.matrix import Keys, Matrix32
+from duality.index.structures.probing import matches_per_list, packed
+
+if TYPE_CHECKING:
+    from duality.index.structures.ivf import Ivf
+
+# Share of the k results that the lists left out are allowed to hold, as expected.
+LOSS = 0.02
+
+
+def missing_lists(
+    structure: Ivf,
+    queries: Matrix32,
+    k: int,
+    candidates: Candidates,
+    visited: Keys,
+    worst: NDArray[np.float32],
+) -> Keys:
+    """Lists worth visiting, int64 [Q, W], -1 for none.
+
+    Args:
+        structure: the lists.
+        queries: float32 [Q, D].
+        k: results wanted.
+        candidates: the matches.
+        visited: lists visited already, int64 [Q, V], -1 for none.
+        worst: score of the k-th result, float32 [Q]; -inf when there are fewer.
+    """
+    matching = matches_per_list(structure, candidates)
+    centroids = structure.coarse.centroids[:, :-1]
+    spread = np.sqrt(np.mean(np.square(structure.residuals() @ queries.T), axis=0)) + 1e-30
+    above = (worst[:, None] - queries @ centroids.T) / spread[:, None]
+    expected = matching * _tail(above)
+    rows = np.arange(len(queries))[:, None]
+    expected[rows, np.where(visited >= 0, visited, visited[:, :1])] = 0.0
+    order = np.argsort(-expected, axis=1)
+    left = np.take_along_axis(expected, order, 1)[:, ::-1].cumsum(axis=1)[:, ::-1]
+    return packed(np.where(left > LOSS * k, order, -1))
+
+
+def _tail(z: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Share of a normal distribution above z, to 4%; a half below the mean."""
+    z = np.clip(z, 0.0, 12.0).astype(np.float64)
+    return 0.5 * np.exp(-0.717 * z - 0.416 * z * z)
