@@ -1,0 +1,88 @@
+"""Table `upsert`: durable upserts into a large side, rows per second and synced writes."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from index.measuring import Row, mark, synced, workplace
+from index.worlds import K, Rows, built, names_of, world
+
+_BATCH = 1_000
+
+
+def measure(asked: argparse.Namespace) -> list[Row]:
+    """A row per kind, and per whether the search structure is in memory (and so is kept up to date)."""
+    kinds = asked.kinds.split(",") if asked.kinds else ["exact", "ivf"]
+    data = world("clustered", asked.rows, asked.dim)
+    rows = []
+    for kind in kinds:
+        with workplace("upsert") as folder:
+            kept = built(folder / "kept", data, kind)
+            for loaded in (False, True):
+                shutil.rmtree(folder / "used", ignore_errors=True)
+                shutil.copytree(kept, folder / "used")
+                rows.append(_rates(folder / "used", data.queries[:1], asked.rows, loaded, asked.seconds / 4))
+                print(rows[-1], file=sys.stderr, flush=True)
+            arguments = {"folder": str(folder / "used"), "rows": asked.rows}
+            for row in rows[-2:]:
+                row["syncs per batch"] = (synced("upserting:ten_batches", arguments) or 0) / 10
+    return rows
+
+
+def ten_batches(folder: str, rows: int) -> int:
+    """In a traced child: ten batches between two marks."""
+    from duality.index.pair import Pair
+
+    with Pair.open(folder, "w") as pair:
+        generator = np.random.default_rng(5)
+        vectors = generator.normal(size=(100, pair.dim)).astype(np.float32)
+        mark()
+        for _ in range(10):
+            pair.items.upsert(names_of(generator.choice(rows, 100, replace=False)), vectors)
+        mark()
+    return 10
+
+
+def _rates(folder: Path, query: Any, rows: int, loaded: bool, budget: float) -> Row:
+    from duality.index.pair import Pair
+
+    generator = np.random.default_rng(3)
+    with Pair.open(folder, "w") as pair:
+        side = pair.items
+        if loaded:
+            side.search(query, K)
+        vectors = generator.normal(scale=0.1, size=(_BATCH, pair.dim)).astype(np.float32)
+
+        def upsert(chosen: Rows) -> None:
+            side.upsert(names_of(chosen), vectors[: len(chosen)])
+
+        found: Row = {"kind": side.kind, "structure loaded": "yes" if loaded else "no"}
+        ways: dict[str, Callable[[int], Rows]] = {
+            "random, rows/s": lambda turn: generator.choice(rows, _BATCH, replace=False),
+            "in key order, rows/s": lambda turn: (np.arange(_BATCH) + _BATCH * turn) % rows,
+            "new, rows/s": lambda turn: np.arange(_BATCH) + rows + _BATCH * turn,
+            "single, rows/s": lambda turn: generator.choice(rows, 1),
+        }
+        for name, chosen in ways.items():
+            found[name] = _rate(upsert, chosen, budget)
+        started = time.perf_counter()
+    return {**found, "close s": time.perf_counter() - started}
+
+
+def _rate(upsert: Callable[[Rows], None], chosen: Callable[[int], Rows], budget: float) -> float:
+    """Rows per second; whatever the writer does in between, such as folding its log, counts."""
+    upsert(chosen(0))
+    done, turn, started = 0, 1, time.perf_counter()
+    while time.perf_counter() - started < budget:
+        batch = chosen(turn)
+        upsert(batch)
+        done, turn = done + len(batch), turn + 1
+    return done / (time.perf_counter() - started)
