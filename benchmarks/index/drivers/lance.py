@@ -59,6 +59,9 @@ class _Lance(Driver):
         self.table.optimize()
         return True
 
+    def close(self) -> None:
+        del self.table
+
     def _table(self, rows: Rows, vectors: Matrix32) -> Any:
         import pyarrow as pa
 

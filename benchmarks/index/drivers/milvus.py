@@ -32,8 +32,7 @@ class _Milvus(Driver):
             part = vectors[start : start + _PART]
             self.upsert(np.arange(start, start + len(part)), part)
         self.client.flush(_NAME)
-        self.client.load_collection(_NAME)
-        self.search(vectors[:1], 1)
+        self._reload(vectors[:1])
 
     def open(self) -> None:
         self._connect()
@@ -66,10 +65,17 @@ class _Milvus(Driver):
     def settle(self) -> bool:
         self.client.flush(_NAME)
         self.client.compact(_NAME)
+        self._reload(np.zeros((1, self.dim), np.float32))
         return True
 
     def close(self) -> None:
         self.client.close()
+
+    def _reload(self, query: Matrix32) -> None:
+        """Segments get their index when they are loaded, not when they are flushed; the first search waits."""
+        self.client.release_collection(_NAME)
+        self.client.load_collection(_NAME)
+        self.search(query, 1)
 
     def _connect(self) -> None:
         from pymilvus import MilvusClient

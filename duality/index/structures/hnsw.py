@@ -35,7 +35,7 @@ from duality.index.structures.results import Found
 from duality.index.structures.sampling import depths, draw
 from duality.index.structures.widths import Width, measure_widths
 
-STEP_ROWS = 32
+STEP_ROWS = 8
 # Beyond this share of removed vectors a graph is built anew, not repaired: repairs cost recall
 # (0.992 to 0.980 at a quarter removed) and, then, nearly as much time.
 WORN = 0.15

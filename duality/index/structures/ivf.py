@@ -134,17 +134,8 @@ class Ivf(Structure):
         least = np.full(len(queries), probes)
         if scan + copy / len(queries) <= probing_cost(self, least[:1], k, len(candidates))[0]:
             return least, np.ones(len(queries), np.bool_)
-        depth = self.depths(queries, k, candidates)
-        wider = probes / self.probing.probes(k)
-        needed = np.ceil(self.probing.lists(depth) * wider).clip(probes, self.nlist).astype(np.int64)
-        probing = probing_cost(self, needed, k, len(candidates))
-        scanned = probing > scan
-        mixed = copy + float(np.where(scanned, scan, probing).sum())
-        scanned &= probing.sum() > mixed
-        if self.codec.compressed:
-            # Among the crowd of nearly equal scores so deep down, codes cannot tell the best.
-            scanned |= depth > DEEP * self.count
-        return needed, scanned
+        # Too few for matches that lie far from the query: the second look finds out.
+        return least, np.zeros(len(queries), np.bool_)
 
     def pack(self) -> Packed:
         groups = self.lists.groups

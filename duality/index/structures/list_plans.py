@@ -36,9 +36,12 @@ def _unfiltered(structure: Ivf, k: int) -> Plan:
 
 
 def _filtered(structure: Ivf, k: int, queries: Matrix32, candidates: Candidates) -> Plan:
-    needed, scanned = structure.lists_among(queries, min(k, len(candidates)), candidates)
+    k = min(k, len(candidates))
+    needed, scanned = structure.lists_among(queries, k, candidates)
     if scanned.all():
         return structure._plan_scan(len(candidates), len(queries))
+    # What the second look will add, guessed from a sample.
+    needed = np.maximum(needed, structure.probing.lists(structure.depths(queries, k, candidates)))
     lists = round(float(needed[~scanned].mean()))
     covered = -(-len(candidates) * lists // structure.nlist)
     reason = (
