@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 import time
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from index.measuring import Row, mark, synced, workplace
+from index.measuring import Row, mark, seconds, synced, workplace
 from index.worlds import K, Rows, built, names_of, world
 
 _BATCH = 1_000
@@ -73,6 +74,7 @@ def _rates(folder: Path, query: Any, rows: int, loaded: bool, budget: float) -> 
         }
         for name, chosen in ways.items():
             found[name] = _rate(upsert, chosen, budget)
+        found["one sync, µs"] = 1e6 * _sync_seconds(folder / "probe")
         started = time.perf_counter()
     return {**found, "close s": time.perf_counter() - started}
 
@@ -86,3 +88,15 @@ def _rate(upsert: Callable[[Rows], None], chosen: Callable[[int], Rows], budget:
         upsert(batch)
         done, turn = done + len(batch), turn + 1
     return done / (time.perf_counter() - started)
+
+
+def _sync_seconds(path: Path, repeat: int = 101) -> float:
+    """Median seconds of appending 4 KB and syncing: what the disk charges, whoever writes."""
+    with open(path, "wb") as file:
+
+        def append() -> None:
+            file.write(bytes(4_096))
+            file.flush()
+            os.fsync(file.fileno())
+
+        return float(np.median([seconds(append) for _ in range(repeat)]))

@@ -218,7 +218,10 @@ class Database:
 
     def newest(self) -> int:
         """The number of the newest commit; cheap."""
-        return self._connection.execute("SELECT max(seq) FROM commits").fetchone()[0]
+        found = self._connection.execute("SELECT max(seq) FROM commits").fetchone()[0]
+        if not isinstance(found, int):
+            raise DamageError(f"{self.path} holds no commit: {ADVICE}")
+        return found
 
     def commits_after(self, seq: int) -> list[Commit]:
         """The commits after `seq`, each proven to follow from the one before.
