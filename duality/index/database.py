@@ -95,6 +95,8 @@ class Commit:
     def from_row(cls, row: tuple[int, str, bytes, bytes, bytes, bytes]) -> Commit:
         seq, text, changed, removed, state, chain = row
         facts = json.loads(text)
+        if not isinstance(seq, int):
+            raise ValueError("a commit without a number")
         if not facts.keys() >= _FACTS or not all(isinstance(facts[name], int) for name in _FACTS):
             raise ValueError("facts are missing")
         keys = [np.frombuffer(blob, "<i8").astype(np.int64) for blob in (changed, removed)]
