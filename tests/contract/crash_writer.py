@@ -62,7 +62,7 @@ def write_and_die_in_the_last(
 ) -> None:
     """Do all writes but the last, copy the folder as it is then, and die in the last at call `at`.
 
-    With `at` 0 the last write is not tried. Emits {"survived": True} when that call never came.
+    With `at` 0 it dies after the last write. Emits {"survived": True} when that call never came.
     """
     pair = Pair.open(folder, "w")
     for write in writes[:-1]:
@@ -70,6 +70,6 @@ def write_and_die_in_the_last(
     shutil.copytree(folder, copy)
     if at:
         arm(DIE, at, at)
-        perform(pair, writes[-1])
-        emit({"survived": True})
+    perform(pair, writes[-1])
+    emit({"survived": True})
     os._exit(137)

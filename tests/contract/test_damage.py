@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from contract_agents import Agent
 from contract_states import COLUMNS, applied, build_index, built_state, from_json, perform, to_json
@@ -48,7 +49,7 @@ def index(request: pytest.FixtureRequest, scratch: Path, agent: Agent) -> tuple[
         pair.items.snapshot()
     writes = writes[1:]
     if live:
-        last = {"folder": str(folder), "copy": str(scratch / "copy"), "writes": [*writes, {}], "at": 0}
+        last = {"folder": str(folder), "copy": str(scratch / "copy"), "writes": writes, "at": 0}
         assert list(agent.stream("crash_writer:write_and_die_in_the_last", **last))[-1] == {"exit": 137}
     else:
         with Pair.open(folder, "w") as pair:
@@ -66,21 +67,32 @@ def flips_and_cuts(folder: Path, rounds: int, seed: int) -> list[dict[str, Any]]
     cases = []
     for _ in range(rounds):
         name, how = rng.choice(names), rng.choice(["flip", "flip", "cut"])
+        data = files[name]
         if how == "cut":
-            at = rng.randrange(len(files[name]))
-        elif rng.random() < 0.5:
-            at = rng.randrange(8 * len(files[name]))
+            at = rng.randrange(len(data))
         else:
-            at = 8 * near_a_record(files[name], rng) + rng.randrange(8)
+            place = rng.choice([anywhere, not_empty, near_a_record])
+            at = 8 * place(data, rng) + rng.randrange(8)
         cases.append({"file": name, "how": how, "at": at, "mode": rng.choice("rw")})
     return cases
 
 
+def anywhere(data: bytes, rng: random.Random) -> int:
+    """An offset."""
+    return rng.randrange(len(data))
+
+
+def not_empty(data: bytes, rng: random.Random) -> int:
+    """An offset of a byte that is not 0, where there is one: pages are mostly empty."""
+    places = np.flatnonzero(np.frombuffer(data, np.uint8))
+    return int(rng.choice(places)) if len(places) else anywhere(data, rng)
+
+
 def near_a_record(data: bytes, rng: random.Random) -> int:
-    """An offset in or beside a stored record, where there is one: pages are mostly empty."""
+    """An offset in or beside a stored record, where there is one."""
     side = rng.choice("ui")
     places = [match.start() for match in re.finditer(rf"{side}\d\d?".encode(), data)]
-    around = (rng.choice(places) if places else rng.randrange(len(data))) + rng.randrange(-30, 120)
+    around = (rng.choice(places) if places else anywhere(data, rng)) + rng.randrange(-30, 120)
     return min(max(around, 0), len(data) - 1)
 
 

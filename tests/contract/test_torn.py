@@ -34,15 +34,14 @@ class Killed:
     Args:
         agent: one with fault.c.
         root: a folder to make.
-        at: at which call it died; 0 for after an acknowledged write, with nothing in flight.
+        at: at which call it died; 0 for after it, when it was acknowledged.
     """
 
     def __init__(self, agent: Agent, root: Path, at: int) -> None:
         self.folder, self.before = root / "index", root / "before"
         root.mkdir(parents=True)
         build_index(self.folder, "exact", **BUILT)
-        last = [{**LAST, **FILL}] if at else [{**LAST, **FILL}, {"verb": "none"}]
-        writes = [*[{**write, **FILL} for write in WRITES], *last]
+        writes = [{**write, **FILL} for write in [*WRITES, LAST]]
         state, self.states = built_state(**BUILT), []
         for number, write in enumerate(writes):
             state = applied(state, write)
@@ -63,13 +62,16 @@ class Killed:
                 lengths[name] = len(held)
         return lengths
 
+    def changed(self) -> list[str]:
+        """Files that the last write made or changed."""
+        names = [name for name in files_of(self.folder) if not name.endswith(("-shm", ".lock"))]
+        whole = {name: (self.folder / name).read_bytes() for name in names}
+        before = {name: (self.before / name).read_bytes() for name in files_of(self.before)}
+        return [name for name in names if whole[name] != before.get(name)]
+
     def changed_in_place(self) -> bool:
         """Whether the last write came as far as changing a file that counts in place."""
-        names = [name for name in files_of(self.before) if not name.endswith(("-shm", ".lock"))]
-        return any(
-            not (self.folder / name).read_bytes().startswith((self.before / name).read_bytes())
-            for name in names
-        )
+        return bool(set(self.changed()) - self.grown().keys())
 
 
 def cuts(file: str, sizes: list[int]) -> list[dict[str, Any]]:
@@ -96,16 +98,15 @@ def test_a_cut_into_acknowledged_bytes_is_found(failing: Agent, agent: Agent, sc
     killed = Killed(failing, scratch / "arena", at=0)
     folder, cases = killed.folder, []
     names = [name for name in files_of(folder) if (folder / name).stat().st_size]
-    durable = [name for name in names if not name.endswith("-shm")]
-    # The log and what acknowledges it: a write touches both.
-    last = sorted(durable, key=lambda name: (folder / name).stat().st_mtime_ns)[-2:]
+    last = killed.changed()
+    assert last, "an acknowledged write changed no file"
     for name in names:
         size = (folder / name).stat().st_size
         written_last = (size, 0) if ALL else (400, 200)
         other = (100, 200) if ALL else (4, 8)
         cases += cuts(name, chosen(size, *(written_last if name in last else other)))
     places = {"base": str(folder), "folder": str(scratch / "torn")}
-    problems = agent.run_cases("damage_jobs:tear", cases, states=killed.states[:1], named=True, **places)
+    problems = agent.run_cases("damage_jobs:tear", cases, states=killed.states[-1:], named=True, **places)
     print(f"{len(cases)} cuts of {len(names)} files; last written: {', '.join(last)}")
     assert not problems, shown(problems, len(cases))
 
