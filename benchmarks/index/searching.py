@@ -46,7 +46,7 @@ def bare_options(spec: Any, dim: int) -> dict[str, Any]:
     """Options for `Bare` that match a spec."""
     options = dict(spec.options())
     if options["kind"] == "ivfpq" and not options["pieces"]:
-        options["pieces"] = dim // 4
+        options["pieces"] = -(-dim // 2)
     return options
 
 

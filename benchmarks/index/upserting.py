@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import shutil
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from index.measuring import Row, mark, seconds, synced, workplace
-from index.worlds import K, Rows, built, names_of, world
+from index.worlds import K, Matrix32, Rows, Source, built, names_of, world
 
 _BATCH = 1_000
+# Batches of vectors that are drawn; then the first comes again.
+_DRAWN = 50
 
 
 def measure(asked: argparse.Namespace) -> list[Row]:
@@ -27,13 +29,19 @@ def measure(asked: argparse.Namespace) -> list[Row]:
     for kind in kinds:
         with workplace("upsert") as folder:
             kept = built(folder / "kept", data, kind)
-            for loaded in (False, True):
+            for loaded, space in ((False, 0), (True, 0), (True, 1)):
                 shutil.rmtree(folder / "used", ignore_errors=True)
                 shutil.copytree(kept, folder / "used")
-                rows.append(_rates(folder / "used", data.queries[:1], asked.rows, loaded, asked.seconds / 4))
+                # Space 0 is the one the index was built from; vectors of another make it rebuild meanwhile.
+                vectors = Source("clustered", asked.dim, space).items(_DRAWN * _BATCH, 5)
+                found = _rates(
+                    folder / "used", data.queries[:1], asked.rows, loaded, vectors, asked.seconds / 4
+                )
+                label = "no" if not loaded else ("yes", "yes, vectors of another space")[space]
+                rows.append({"kind": kind, "structure loaded": label, **found})
                 print(rows[-1], file=sys.stderr, flush=True)
             arguments = {"folder": str(folder / "used"), "rows": asked.rows}
-            for row in rows[-2:]:
+            for row in rows[-3:]:
                 row["syncs per batch"] = (synced("upserting:ten_batches", arguments) or 0) / 10
     return rows
 
@@ -52,7 +60,7 @@ def ten_batches(folder: str, rows: int) -> int:
     return 10
 
 
-def _rates(folder: Path, query: Any, rows: int, loaded: bool, budget: float) -> Row:
+def _rates(folder: Path, query: Matrix32, rows: int, loaded: bool, vectors: Matrix32, budget: float) -> Row:
     from duality.index.pair import Pair
 
     generator = np.random.default_rng(3)
@@ -60,12 +68,13 @@ def _rates(folder: Path, query: Any, rows: int, loaded: bool, budget: float) -> 
         side = pair.items
         if loaded:
             side.search(query, K)
-        vectors = generator.normal(scale=0.1, size=(_BATCH, pair.dim)).astype(np.float32)
+        starts = itertools.cycle(range(0, len(vectors), _BATCH))
 
         def upsert(chosen: Rows) -> None:
-            side.upsert(names_of(chosen), vectors[: len(chosen)])
+            start = next(starts)
+            side.upsert(names_of(chosen), vectors[start : start + len(chosen)])
 
-        found: Row = {"kind": side.kind, "structure loaded": "yes" if loaded else "no"}
+        found: Row = {}
         ways: dict[str, Callable[[int], Rows]] = {
             "random, rows/s": lambda turn: generator.choice(rows, _BATCH, replace=False),
             "in key order, rows/s": lambda turn: (np.arange(_BATCH) + _BATCH * turn) % rows,

@@ -1,12 +1,13 @@
-"""Checksum of a whole file, by all cores: it is compared at every opening.
+"""Checksums of whole files, by all cores: they are compared at every opening.
 
-Cost: 4 GB/s and more per core from the page cache.
+Cost: 3 GB/s per core from the page cache.
 """
 
 from __future__ import annotations
 
 import os
 import zlib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from duality.runtime import num_threads
@@ -17,12 +18,20 @@ _READ = 1 << 20
 
 def file_crc(descriptor: int) -> int:
     """CRC-32 over the CRC-32s of the file's parts of 16 MiB, read by all cores."""
-    size = os.fstat(descriptor).st_size
-    starts = range(0, max(size, 1), _PART)
-    if len(starts) == 1:
-        return _combined([_part_crc(descriptor, 0)])
+    return file_crcs([descriptor])[0]
+
+
+def file_crcs(descriptors: Sequence[int]) -> list[int]:
+    """`file_crc` of several files, side by side."""
+    starts = [range(0, max(os.fstat(descriptor).st_size, 1), _PART) for descriptor in descriptors]
+    if sum(map(len, starts)) <= len(descriptors):
+        return [_combined([_part_crc(descriptor, 0)]) for descriptor in descriptors]
     with ThreadPoolExecutor(num_threads()) as pool:
-        return _combined(list(pool.map(lambda start: _part_crc(descriptor, start), starts)))
+        found = [
+            [pool.submit(_part_crc, descriptor, start) for start in parts]
+            for descriptor, parts in zip(descriptors, starts)
+        ]
+        return [_combined([part.result() for part in parts]) for parts in found]
 
 
 class RunningCrc:

@@ -135,7 +135,7 @@ class Live:
         """Start from a snapshot, with the search setting of the options."""
         self.structure, self.names, self.seq = snapshot.structure, snapshot.names, snapshot.head.seq
         if "search" in self.options:
-            snapshot.structure.settings["search"] = self.options["search"]
+            snapshot.structure.use(self.options["search"])
 
     def pack(self) -> Snapshot:
         """What is live, for writing to disk; call where nothing writes."""
@@ -179,15 +179,17 @@ class Live:
         structure = self.structure
         assert structure is not None
         self.names.add(ids)
-        steps = structure.staging(keys, vectors)
         try:
+            structure.expect(removed)
+            steps = structure.staging(keys, vectors)
             done = False
             while not done:
                 with self.lock.exclusive:
                     if len(removed):
                         # Searches must not see the removals without the rest, so all is one step.
                         structure.remove(removed)
-                        structure.add(keys, vectors)
+                        for _ in steps:
+                            pass
                         done = True
                     else:
                         done = next(steps, True) is True

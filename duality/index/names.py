@@ -33,7 +33,8 @@ class Names:
         # Plain arrays over the same memory: slicing a memory map costs microseconds.
         self._keys, self._offsets = np.asarray(keys).view(np.ndarray), np.asarray(offsets).view(np.ndarray)
         fits = len(offsets) == len(keys) + 1 and offsets[0] == 0 and offsets[-1] == len(data)
-        if not fits or (np.diff(offsets) < 0).any() or (np.diff(keys) <= 0).any():
+        keys, offsets = self._keys, self._offsets
+        if not fits or (offsets[1:] < offsets[:-1]).any() or (keys[1:] <= keys[:-1]).any():
             raise DamageError("the names of a snapshot do not fit each other")
         self._data = np.ascontiguousarray(data).view(np.ndarray).data
         # Ids that came later than the arrays.

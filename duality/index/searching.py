@@ -92,9 +92,10 @@ def _fetch(
     device: str | None,
 ) -> Found:
     extra = max((len(row) for row in excluded), default=0) if excluded else 0
-    scores, keys = structure.search(queries, k + extra, allowed, exact=exact, device=device)
-    if extra:
-        scores, keys = _without(scores, keys, excluded or [])
+    found = structure.search(queries, k + extra, allowed, exact=exact, device=device)
+    if not extra:
+        return found
+    scores, keys = _without(*found, excluded or [])
     width = min(k, keys.shape[1])
     return scores[:, :width], keys[:, :width]
 

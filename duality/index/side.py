@@ -287,7 +287,8 @@ class Side:
 
         with self._live.searching() as structure:
             tuned = tune(structure, check_vectors(queries, self.dim), k, target)
-            structure.settings["search"] = self.options["search"] = tuned.setting
+            self.options["search"] = tuned.setting
+            structure.use(tuned.setting)
         return tuned
 
     def snapshot(self) -> None:

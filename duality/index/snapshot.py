@@ -12,6 +12,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from duality.artifacts import fsync_path
 from duality.errors import DamageError
-from duality.index.checksums import RunningCrc, file_crc
+from duality.index.checksums import RunningCrc, file_crcs
 from duality.index.documents import open_regular, read_document, write_document
 from duality.index.head import Head
 from duality.index.names import ARRAYS, Names
@@ -99,10 +100,7 @@ def _read(folder: Path, side: str) -> Snapshot:
     document = read_document(pointer(folder, side), MEND)
     try:
         place = folder / Path(document["folder"]).name
-        arrays = {
-            name: _read_array(place / f"{Path(name).name}.npy", facts)
-            for name, facts in document["arrays"].items()
-        }
+        arrays = _read_arrays(place, document["arrays"])
         names = Names(*(arrays.pop(name) for name in ARRAYS))
         structure = unpack_structure(document["settings"], arrays)
         head = Head(int(document["seq"]), bytes.fromhex(document["chain"]))
@@ -147,17 +145,28 @@ def _blocks(array: NDArray | Streamed) -> Iterator[NDArray]:
     return iter([array]) if isinstance(array, np.ndarray) else array.blocks()
 
 
-def _read_array(path: Path, facts: Mapping[str, Any]) -> NDArray:
+def _read_arrays(place: Path, described: Mapping[str, Mapping[str, Any]]) -> dict[str, NDArray]:
+    paths = {name: place / f"{Path(name).name}.npy" for name in described}
+    with ExitStack() as stack:
+        files = {name: stack.enter_context(_opened(path)) for name, path in paths.items()}
+        found = file_crcs([file.fileno() for file in files.values()])
+        for path, facts, crc in zip(paths.values(), described.values(), found):
+            if crc != facts["crc"]:
+                raise DamageError(f"{path} is damaged: {MEND}")
+        return {name: _mapped(paths[name], files[name], facts) for name, facts in described.items()}
+
+
+def _opened(path: Path) -> BinaryIO:
     try:
-        descriptor = open_regular(path)
+        return open(open_regular(path), "rb")
     except FileNotFoundError:
         raise
     except OSError as error:
         raise DamageError(f"{path} cannot be read ({error.strerror}): {MEND}") from None
-    with open(descriptor, "rb") as file:
-        if file_crc(file.fileno()) != facts["crc"]:
-            raise DamageError(f"{path} is damaged: {MEND}")
-        content = np.memmap(file, np.uint8, "r")
+
+
+def _mapped(path: Path, file: BinaryIO, facts: Mapping[str, Any]) -> NDArray:
+    content = np.memmap(file, np.uint8, "r")
     # The header is skipped, not parsed: what it says is in the description too.
     start = 10 + int.from_bytes(content[8:10].tobytes(), "little")
     dtype = np.dtype(facts["dtype"])

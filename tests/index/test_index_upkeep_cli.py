@@ -63,6 +63,19 @@ def test_tune_measures_and_keeps_the_setting(home):
     assert "kept:" in result.stdout
 
 
+@pytest.mark.parametrize(("kind", "setting"), [("ivf", "nprobe"), ("sq8", "nprobe"), ("hnsw", "ef_search")])
+def test_a_tuned_setting_is_what_searches_use(tmp_path, kind, setting):
+    folder = tmp_path / "index"
+    build(folder, table(clustered(80, seed=1), "u"), table(clustered(3_000)), spec=kind)
+    with Pair.open(folder, "w") as pair:
+        before = pair.items.plan(5).settings[setting]
+        tuned = pair.tune("items", clustered(100, seed=4), 5, 0.5).setting
+        assert tuned[setting] < before
+        assert pair.items.plan(5).settings[setting] == tuned[setting]
+    with Pair.open(folder) as pair:
+        assert pair.items.plan(5).settings[setting] == tuned[setting]
+
+
 def test_plan_is_explained(home):
     folder, queries = home / "index", home / "users.parquet"
     few = call("search", folder, "--side", "items", "--from", queries, "--where", "year = 1950", "--explain")

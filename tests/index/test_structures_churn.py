@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from structure_worlds import clusters, decaying, made, recall, reopened
 
+from duality.index.structures.coarse import Coarse, lengthened
+
 ROWS, DIM = 2_500, 16
 KEYS = np.arange(ROWS)
 APPROXIMATE = ("ivf", "sq8", "ivfpq", "rabitq", "hnsw")
@@ -51,6 +53,31 @@ def test_deleting_a_whole_region(kind):
     in_place, packed, fresh = compared(structure, left, vectors[left], queries)
     assert in_place >= fresh - 0.02
     assert packed >= fresh - 0.02
+
+
+@pytest.mark.parametrize("kind", ["ivf", "sq8", "ivfpq", "rabitq"])
+def test_removing_from_lists_filled_before_and_after_the_first_removal(kind):
+    structure = reopened(made(kind, KEYS, clusters(ROWS, DIM)))
+    queries, all_lists = clusters(40, DIM, seed=9), {"nprobe": structure.nlist}
+    structure.search(queries[:1], 5, setting={"nprobe": 2})
+    for turn in range(3):
+        structure.remove(KEYS[turn::5])
+        structure.add(KEYS[turn::10], clusters(ROWS // 10, DIM, seed=30 + turn))
+        found = structure.search(queries, 10, setting=all_lists)
+        again = reopened(structure).search(queries, 10, setting=all_lists)
+        np.testing.assert_array_equal(found[1], again[1])
+        assert (structure.labels.positions_of(found[1].ravel()) >= 0).all()
+
+
+@pytest.mark.parametrize("radius", [1.5, 0.0])
+def test_a_vector_belongs_to_the_nearest_group(radius):
+    centroids, vectors = clusters(70, DIM + 1) * np.float32(radius / 100), clusters(300, DIM)
+    vectors *= np.float32(radius / 10)
+    groups, distances = Coarse(centroids, radius).assign(vectors)
+    away = lengthened(vectors, radius)[:, None].astype(np.float64) - centroids
+    squares = (away**2).sum(axis=2)
+    np.testing.assert_array_equal(squares[np.arange(300), groups], squares.min(axis=1))
+    np.testing.assert_allclose(distances, squares.min(axis=1), atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["ivf", "sq8", "ivfpq", "rabitq"])

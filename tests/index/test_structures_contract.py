@@ -146,6 +146,7 @@ def test_staging_shows_all_or_nothing(structure):
     vectors = 4 * np.resize(QUERIES, (100, DIM)).astype(np.float32)
     before = structure.search(QUERIES, 5)[1]
     steps = structure.staging(keys, vectors)
+    np.testing.assert_array_equal(structure.search(QUERIES, 5)[1], before)
     states = []
     for _ in steps:
         states.append(structure.search(QUERIES, 5)[1])

@@ -72,13 +72,14 @@ def test_plans_say_what_will_happen(searched):
     assert plan["strategy"] in ("scan", "gather and scan", "probe", "graph")
 
 
-def test_a_plan_sees_that_matches_are_far(searched):
-    structure, vectors, queries = searched
-    if structure.kind != "ivf":
-        pytest.skip("only lists turn from probing to scanning at this size")
+@pytest.mark.parametrize("world", list(WORLDS.values()))
+def test_a_plan_sees_that_matches_are_far(world):
+    rows = 5 * ROWS
+    keys, vectors, queries = np.arange(rows) + 1, world(rows, DIM), world(40, DIM, seed=1)
+    structure = made("ivf", keys, vectors)
     near = np.repeat(queries[:1], 20, axis=0)
-    far = np.sort(KEYS[np.argsort(vectors @ queries[0])[: ROWS // 2]])
-    anywhere = np.sort(np.random.default_rng(1).choice(KEYS, ROWS // 2, replace=False))
+    far = np.sort(keys[np.argsort(vectors @ queries[0])[: rows // 2]])
+    anywhere = np.sort(np.random.default_rng(1).choice(keys, rows // 2, replace=False))
     assert (
         structure.plan(10, queries=near, allowed=far).candidates
         > 2 * structure.plan(10, queries=near, allowed=anywhere).candidates

@@ -5,8 +5,8 @@ does not depend on N x D: the matrix stays where it is, often a mapped file.
 
 All kinds give true inner products as scores, higher is better.
 
-Threads: `search`, `plan` and `tune` may run together; `add`, `remove`, `pack` and each step of
-`staging` must run alone.
+Threads: `search`, `plan` and `tune` may run together, beside one `expect` or call of `staging`;
+`add`, `remove`, `pack` and each step of what `staging` returns must run alone.
 
 Shapes: N vectors, Q queries, k results, D dimensions, P positions (live or dead).
 Notation: key, the record store's integer; position, where the matrix holds its vector.
@@ -17,6 +17,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -120,20 +121,31 @@ class Structure(ABC):
     def staging(self, keys: Keys, vectors: Matrix32) -> Iterator[None]:
         """`add` in short steps; searches between them see the state before the first.
 
-        The batch appears as a whole in the last step. Exhaust the iterator; one that is dropped
-        half-way leaves the structure as it was, apart from memory.
+        The batch appears as a whole in the last step. Exhaust the iterator, with no other `add`
+        since the call; one that is dropped half-way leaves the structure as it was, apart from memory.
         """
         keys, vectors = self._checked(keys, vectors)
+        self.expect(keys)
+        return self._steps(keys, self._appending(keys, vectors))
+
+    def _steps(self, keys: Keys, append: Callable[[], None]) -> Iterator[None]:
         if len(keys):
             self.remove(keys)
-            self._append(keys, vectors)
+            append()
             self._revision += 1
         yield
+
+    def expect(self, keys: Keys) -> None:
+        """Do what a `remove` of these keys can do beforehand."""
+        # The table by key is made when it is first asked.
+        self.labels.positions_of(keys[:1])
 
     def remove(self, keys: Keys) -> None:
         """Forget keys; unknown ones are ignored."""
         positions = self.labels.positions_of(keys)
-        positions = np.unique(positions[positions >= 0])
+        positions = positions[positions >= 0]
+        if len(positions) > 1:
+            positions = np.unique(positions)
         if len(positions):
             self._erase(positions)
             self.labels.drop(positions)
@@ -198,13 +210,18 @@ class Structure(ABC):
             queries: float32 [Q, D]; where they lie decides for graphs and lists.
             allowed: as for `search`; what `matches` counts.
         """
-        if allowed is not None:
-            matches = len(self._candidates(allowed))
+        candidates = None if allowed is None else self._candidates(allowed)
+        if candidates is not None:
+            matches = len(candidates)
         if matches is not None:
             matches = min(matches, self.count)
         if exact or self.count == 0:
-            return self._plan_scan(matches, 1 if queries is None else len(queries))
-        return self._plan(k, matches, queries, None if allowed is None else self._candidates(allowed))
+            return self._plan_scan(matches, 1 if queries is None else len(queries), candidates)
+        return self._plan(k, matches, queries, candidates)
+
+    def use(self, setting: Setting) -> None:
+        """Search with this setting from now on, as `tune` found it."""
+        self.settings["search"] = dict(setting)
 
     def stale(self) -> str | None:
         """Why rebuilding pays, in a phrase; None while it does not."""
@@ -228,6 +245,10 @@ class Structure(ABC):
     @abstractmethod
     def _append(self, keys: Keys, vectors: Matrix32) -> None:
         """Give the next positions to keys not held."""
+
+    def _appending(self, keys: Keys, vectors: Matrix32) -> Callable[[], None]:
+        """`_append` to be called, after whatever of it may run beside searches."""
+        return partial(self._append, keys, vectors)
 
     @abstractmethod
     def _find(self, queries: Matrix32, k: int, setting: Setting | None) -> Found:
@@ -253,7 +274,8 @@ class Structure(ABC):
         vectors = np.ascontiguousarray(vectors, np.float32)
         if vectors.shape != (len(keys), self.dim):
             raise ValueError(f"{len(keys)} keys and vectors {vectors.shape} for dimension {self.dim}")
-        if len(np.unique(keys)) < len(keys):
+        # Most callers give them ascending.
+        if (keys[1:] <= keys[:-1]).any() and len(np.unique(keys)) < len(keys):
             raise ValueError("a key is repeated")
         Labels.check(keys)
         return keys, vectors
@@ -263,8 +285,9 @@ class Structure(ABC):
         if held is not None and held[0] is allowed and held[1] == self._revision:
             return held[2]
         positions = self.labels.positions_of(allowed)
-        candidates = Candidates(positions[positions >= 0], len(self.matrix))
-        if not allowed.flags.writeable:
+        kept = not allowed.flags.writeable
+        candidates = Candidates(positions[positions >= 0], len(self.matrix), kept)
+        if kept:
             self._prepared = (allowed, self._revision, candidates)
         return candidates
 
@@ -285,8 +308,8 @@ class Structure(ABC):
     def _scan_candidates(self, queries: Matrix32, k: int, candidates: Candidates) -> Found:
         from duality.index.structures.costs import gathering_pays
 
-        if gathering_pays(len(queries), len(candidates), candidates.size, self.dim):
-            return scan_some(self.matrix, queries, k, candidates.positions)
+        if gathering_pays(len(queries) * candidates.uses, len(candidates), candidates.size, self.dim):
+            return scan_some(candidates.rows(self.matrix), queries, k, candidates.positions)
         return scan_masked(self.matrix, queries, k, candidates.mask)
 
     def _scan_on(self, device: str, queries: Matrix32, k: int, candidates: Candidates | None) -> Found:
@@ -297,12 +320,13 @@ class Structure(ABC):
             positions = np.flatnonzero(self.labels.by_position >= 0)
         return scan_on(device, self.matrix, queries, k, positions)
 
-    def _plan_scan(self, matches: int | None, queries: int) -> Plan:
+    def _plan_scan(self, matches: int | None, queries: int, candidates: Candidates | None = None) -> Plan:
         from duality.index.structures.costs import gathering_pays
 
         if matches is None:
             return Plan("scan", f"all {self.count:,} vectors are scored", self.count)
-        if gathering_pays(queries, matches, len(self.matrix), self.dim):
+        uses = queries * (candidates.uses if candidates else 1)
+        if gathering_pays(uses, matches, len(self.matrix), self.dim):
             reason = (
                 f"{matches:,} of {self.count:,} vectors match: copying them out and scoring them is cheapest"
             )

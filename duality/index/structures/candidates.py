@@ -9,7 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from duality.index.faiss_module import faiss
-from duality.index.structures.matrix import Keys
+from duality.index.structures.matrix import Keys, Matrix, Matrix32
+
+# Searches that share what was derived for a filter that is kept.
+EXPECTED_USES = 16
+# Matches copied out for searches to come take no more memory than this.
+MAX_BYTES = 64 << 20
 
 
 class Candidates:
@@ -18,15 +23,26 @@ class Candidates:
     Args:
         positions: int64 [M], live, different.
         size: P, positions in all.
+        kept: whether they will serve later searches too.
     """
 
-    def __init__(self, positions: Keys, size: int) -> None:
+    def __init__(self, positions: Keys, size: int, kept: bool = False) -> None:
         self.positions, self.size = positions, size
+        self.uses = EXPECTED_USES if kept else 1
         # What a structure derives besides (matches per list); filled by it.
         self.derived: dict[str, Any] = {}
 
     def __len__(self) -> int:
         return len(self.positions)
+
+    def rows(self, matrix: Matrix) -> Matrix32:
+        """Their vectors, float32 [M, D]."""
+        held: Matrix32 | None = self.derived.get("rows")
+        if held is None:
+            held = matrix.rows(self.positions)
+            if self.uses > 1 and held.nbytes <= MAX_BYTES:
+                self.derived["rows"] = held
+        return held
 
     @cached_property
     def mask(self) -> NDArray[np.bool_]:

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from duality.index.faiss_module import faiss
 from duality.index.structures.matrix import Keys, Matrix32, in_blocks
+from duality.index.structures.products import products
 
 Lists = NDArray[np.int32]
 
@@ -25,6 +27,8 @@ Assign = Callable[[Matrix32], tuple[Lists, Matrix32]]
 
 ROUNDS = 6
 SAMPLE_PER_LIST = 64
+# Products of vectors and centroids at a time, 8 MB.
+_PRODUCTS = 1 << 21
 
 
 def lengthened(vectors: Matrix32, radius: float) -> Matrix32:
@@ -74,11 +78,31 @@ class Coarse:
 
     def assign(self, vectors: Matrix32) -> tuple[Lists, Matrix32]:
         """Group of each vector, int32 [N], and squared distance to its centroid, float32 [N]."""
-        module = faiss()
-        # FAISS adds the squares in another order than it multiplies: tiny negative distances.
-        distances, groups = module.knn(lengthened(vectors, self.radius), self.centroids, 1)
-        # NaN and infinity (a damaged file) have no nearest group.
-        return np.maximum(groups.ravel(), 0).astype(np.int32), np.maximum(distances.ravel(), 0)
+        groups, distances = np.empty(len(vectors), np.int32), np.empty(len(vectors), np.float32)
+        rows = max(_PRODUCTS // len(self), 1)
+        # NaN and infinity (a damaged file) get any group.
+        with np.errstate(invalid="ignore", over="ignore"):
+            for start in range(0, len(vectors), rows):
+                block = slice(start, start + rows)
+                groups[block], distances[block] = self._nearest(vectors[block])
+        return groups, distances
+
+    def _nearest(self, vectors: Matrix32) -> tuple[Keys, Matrix32]:
+        squares = np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64)
+        extended = np.empty((len(vectors), len(self._halved)), np.float32)
+        extended[:, :-2] = vectors
+        extended[:, -2] = np.sqrt(np.maximum(self.radius**2 - squares, 0.0))
+        extended[:, -1] = 1
+        scores = extended @ self._halved
+        groups = scores.argmax(axis=1)
+        # Rounding makes tiny negative distances.
+        best = scores[np.arange(len(groups)), groups]
+        return groups, np.maximum(np.maximum(squares, self.radius**2) - 2 * best, 0)
+
+    @cached_property
+    def _halved(self) -> Matrix32:
+        """[D + 2, L]: argmin |x - c|² = argmax x.c - |c|²/2, one matrix product: a third of FAISS's time."""
+        return np.ascontiguousarray(np.column_stack([self.centroids, self.table[:, -1]]).T)
 
     def asked(self, queries: Matrix32) -> Matrix32:
         """Queries as the table wants them, [Q, D + 1]."""
@@ -104,13 +128,8 @@ class Coarse:
         """As `rank`, groups only; for large numbers too."""
         if 16 * number < len(self):
             return self.rank(queries, number)[1]
-        scores = self.asked(queries) @ self.table.T
+        scores = products(self.asked(queries), self.table)
         return np.argsort(-scores, axis=1)[:, :number]
-
-    def products(self, queries: Matrix32, groups: Keys) -> Matrix32:
-        """Inner products of queries [Q, D] with the centroids of `groups` [Q, n], float32 [Q, n]."""
-        centroids = self.centroids[groups, :-1]
-        return np.matmul(centroids, queries[:, :, None])[:, :, 0]
 
 
 def train(

@@ -10,10 +10,12 @@ from __future__ import annotations
 GATHER_ROW, GATHER_VALUE = 15.0, 0.2
 # Scoring a row for one query and offering it to the best k.
 SCORE_ROW, SCORE_VALUE = 1.5, 0.075
-# Asking the bitmap whether a row matches.
-MASK_ROW = 3.1
+# Asking the bitmap whether a row matches; branches that nobody can foresee cost most at one in two.
+MASK_ROW, BRANCH = 1.8, 32.0
 # Ordering the lists for a query.
 SORT_LIST = 20.0
+# What a search of lists takes before it reads a row, over what a scan takes.
+LISTS_CALL = 60_000.0
 # Following a link of a graph, and how many of a candidate's links lead to vectors not yet met.
 LINK, NEW_LINKS = 10.0, 0.5
 
@@ -28,9 +30,9 @@ def score(rows: float, dim: int) -> float:
     return rows * (SCORE_ROW + SCORE_VALUE * dim)
 
 
-def mask(rows: float) -> float:
-    """Testing `rows` for one query."""
-    return rows * MASK_ROW
+def listed(rows: float, share: float, row_cost: float) -> float:
+    """Going through `rows`, of which a share match and cost `row_cost` each, for one query."""
+    return rows * (MASK_ROW + BRANCH * share * (1 - share) + share * row_cost)
 
 
 def rank(lists: float) -> float:
@@ -38,10 +40,10 @@ def rank(lists: float) -> float:
     return lists * SORT_LIST
 
 
-def gathering_pays(queries: int, matches: int, size: int, dim: int) -> bool:
-    """Whether copying matches out first beats skipping over the others, query by query."""
-    skipping = queries * mask(size)
-    return gather(matches, dim) <= skipping
+def gathering_pays(uses: int, matches: int, size: int, dim: int) -> bool:
+    """Whether copying matches out for `uses` queries beats skipping over the others, query by query."""
+    skipping = listed(size, matches / max(size, 1), score(1, dim))
+    return gather(matches, dim) + uses * score(matches, dim) <= uses * skipping
 
 
 def graph(ef: int, m: int, dim: int) -> float:

@@ -64,4 +64,4 @@ class Exact(Structure):
     def _plan(
         self, k: int, matches: int | None, queries: Matrix32 | None, candidates: Candidates | None
     ) -> Plan:
-        return self._plan_scan(matches, 1 if queries is None else len(queries))
+        return self._plan_scan(matches, 1 if queries is None else len(queries), candidates)

@@ -35,10 +35,10 @@ def find_among(
 ) -> Found:
     """Best k positions among candidates. 1 <= k <= len(candidates)."""
     least = np.full(len(queries), k)
-    if scanning_pays(structure, least, len(candidates), setting).all():
+    if scanning_pays(structure, least, len(candidates), candidates.uses, setting).all():
         return structure._scan_candidates(queries, k, candidates)
     fetch = fetched(structure, structure.depths(queries, k, candidates))
-    short = scanning_pays(structure, fetch, len(candidates), setting)
+    short = scanning_pays(structure, fetch, len(candidates), candidates.uses, setting)
     scores = np.empty((len(queries), k), np.float32)
     positions = np.empty((len(queries), k), np.int64)
     rest = np.flatnonzero(~short)
@@ -57,13 +57,13 @@ def fetched(structure: Hnsw, depths: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def scanning_pays(
-    structure: Hnsw, fetch: NDArray[np.int64], matches: int, setting: Setting | None = None
+    structure: Hnsw, fetch: NDArray[np.int64], matches: int, uses: int, setting: Setting | None = None
 ) -> NDArray[np.bool_]:
     """bool [Q]: who had better score every match."""
     distinct, which = np.unique(fetch, return_inverse=True)
     widths = np.array([structure.ef(number, setting) for number in distinct.tolist()])
     graph = costs.graph(1, structure.settings["m"], structure.dim) * widths[which]
-    scan, copy = costs.score(matches, structure.dim), costs.gather(matches, structure.dim)
+    scan, copy = costs.score(matches, structure.dim), costs.gather(matches, structure.dim) / uses
     scanned = graph > scan
     return scanned & (graph.sum() > copy + np.where(scanned, scan, graph).sum())
 
@@ -79,15 +79,15 @@ def plan_graph(
         )
     number = 1 if queries is None else max(len(queries), 1)
     if not matches:
-        return structure._plan_scan(matches, number)
+        return structure._plan_scan(matches, number, candidates)
     k = min(k, matches)
     depth = np.full(number, evenly(k, matches, len(structure.matrix)))
     if queries is not None and candidates is not None and len(queries):
         depth = structure.depths(queries, k, candidates)
     fetch = fetched(structure, depth)
-    scanned = scanning_pays(structure, fetch, matches)
+    scanned = scanning_pays(structure, fetch, matches, candidates.uses if candidates else 1)
     if scanned.all():
-        return structure._plan_scan(matches, number)
+        return structure._plan_scan(matches, number, candidates)
     most = int(fetch[~scanned].max())
     ef = structure.ef(most)
     reason = (

@@ -151,6 +151,10 @@ class Hnsw(Structure):
             graph = graph_in(arrays, len(keys), m)
             return cls(Matrix(matrix), Labels(keys), settings, graph, longer)
 
+    def use(self, setting: Setting) -> None:
+        super().use(setting)
+        self.width = Width(self.settings)
+
     def stale(self) -> str | None:
         too_long = self.longer.stale(self.count)
         if too_long:

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from duality.index.faiss_module import faiss
 from duality.index.structures import coarse as coarse_module
-from duality.index.structures import costs
 from duality.index.structures.base import Arrays, Packed, Setting, Streamed, Structure
 from duality.index.structures.candidates import Candidates
 from duality.index.structures.checks import (
@@ -34,21 +33,20 @@ from duality.index.structures.coarse import Coarse
 from duality.index.structures.codecs import CODECS, Codec, trained_codec
 from duality.index.structures.drift import Drift
 from duality.index.structures.labels import Labels
+from duality.index.structures.list_filters import find_among
 from duality.index.structures.list_plans import plan_lists
 from duality.index.structures.lists import Lists
 from duality.index.structures.longer import Longer
 from duality.index.structures.matrix import BLOCK_ROWS, Keys, Matrix, Matrix32, in_blocks
 from duality.index.structures.plan import Plan
-from duality.index.structures.probing import Probing, packed, probing_cost, visits_among, visits_of_filled
+from duality.index.structures.probing import Probing, visits_of_filled
 from duality.index.structures.reach import measure_reach, stand_ins
 from duality.index.structures.reranking import RERANK, measure_rerank, rerank_in
-from duality.index.structures.results import Found, best, merged
+from duality.index.structures.results import Found, best
 from duality.index.structures.sampling import Sample
-from duality.index.structures.second_look import missing_lists
 
 MAX_LISTS = 1 << 20
 HOLLOW = 0.9
-DEEP = 0.25
 
 
 class Ivf(Structure):
@@ -71,7 +69,7 @@ class Ivf(Structure):
         self.drift, self.probing = Drift(self.settings), Probing(self.settings, len(coarse))
         # FAISS parameter objects by number of probes: making one costs as much as a small search.
         self._by_probes: dict[int, Any] = {}
-        self._residuals: tuple[Sample, Matrix32] | None = None
+        self._scatter: tuple[Sample, Matrix32] | None = None
         self._sizes: tuple[int, Keys] | None = None
 
     @classmethod
@@ -125,18 +123,6 @@ class Ivf(Structure):
             return max(1, int(setting["rerank"]))
         return rerank_in(self.settings)
 
-    def lists_among(
-        self, queries: Matrix32, k: int, candidates: Candidates, setting: Setting | None = None
-    ) -> tuple[Keys, NDArray[np.bool_]]:
-        """Lists to look through per query, int64 [Q], and bool [Q]: who had better scan the candidates."""
-        probes = self.probing.probes(k, setting)
-        scan, copy = costs.score(len(candidates), self.dim), costs.gather(len(candidates), self.dim)
-        least = np.full(len(queries), probes)
-        if scan + copy / len(queries) <= probing_cost(self, least[:1], k, len(candidates))[0]:
-            return least, np.ones(len(queries), np.bool_)
-        # Too few for matches that lie far from the query: the second look finds out.
-        return least, np.zeros(len(queries), np.bool_)
-
     def pack(self) -> Packed:
         groups = self.lists.groups
         live = np.flatnonzero(self.labels.by_position >= 0)
@@ -177,16 +163,33 @@ class Ivf(Structure):
             longer = positions_in(arrays, "longer", len(keys))
             return cls(Matrix(matrix), labels, settings, coarse, codec, lists, longer)
 
+    def use(self, setting: Setting) -> None:
+        super().use(setting)
+        self.probing = Probing(self.settings, len(self.coarse))
+
     def stale(self) -> str | None:
         return self.drift.stale(self.count) or self._longer.stale(self.count) or super().stale()
 
     def _append(self, keys: Keys, vectors: Matrix32) -> None:
+        self._appending(keys, vectors)()
+
+    def _appending(self, keys: Keys, vectors: Matrix32) -> Callable[[], None]:
         groups, distances = self.coarse.assign(vectors)
-        self._longer.saw(len(self.matrix), vectors)
-        self.lists.add(len(self.matrix), self.codec.stored(vectors), groups)
-        self.labels.append(keys)
-        self.matrix.append(vectors)
-        self.drift.saw(distances)
+        stored = self.codec.stored(vectors)
+
+        def append() -> None:
+            self._longer.saw(len(self.matrix), vectors)
+            self.lists.add(len(self.matrix), stored, groups)
+            self.labels.append(keys)
+            self.matrix.append(vectors)
+            self.drift.saw(distances)
+
+        return append
+
+    def expect(self, keys: Keys) -> None:
+        if not self.lists.mapped:
+            positions = self.labels.positions_of(keys)
+            self.lists.expect(positions[positions >= 0])
 
     def _erase(self, positions: Keys) -> None:
         self.lists.remove(positions)
@@ -202,53 +205,17 @@ class Ivf(Structure):
     def _find_among(
         self, queries: Matrix32, k: int, candidates: Candidates, setting: Setting | None
     ) -> Found:
-        needed, scanned = self.lists_among(queries, k, candidates, setting)
-        if scanned.all():
-            return self._scan_candidates(queries, k, candidates)
-        if not scanned.any():
-            return self._look_twice(queries, k, candidates, needed, setting)
-        scores = np.empty((len(queries), k), np.float32)
-        positions = np.empty((len(queries), k), np.int64)
-        rest = ~scanned
-        found = self._look_twice(queries[rest], k, candidates, needed[rest], setting)
-        scores[rest], positions[rest] = found
-        scores[scanned], positions[scanned] = self._scan_candidates(queries[scanned], k, candidates)
-        return scores, positions
+        return find_among(self, queries, k, candidates, setting)
 
-    def _look_twice(
-        self, queries: Matrix32, k: int, candidates: Candidates, needed: Keys, setting: Setting | None
-    ) -> Found:
-        """Search the nearest lists, then those that probably hold something better."""
-        groups = visits_among(self, queries, k, candidates, needed)
-        scores, positions = self._search_lists(queries, k, groups, candidates, setting)
-        more = missing_lists(self, queries, k, candidates, groups, scores[:, -1])
-        numbers = (more >= 0).sum(axis=1)
-        again = numbers > 0
-        # Many lists cost more than all matches; and so far down, codes cannot tell the best.
-        share = DEEP if self.codec.compressed else 1.0
-        rows = numbers * (self.count / self.nlist)
-        dear = costs.mask(1) * rows + costs.score(len(candidates), self.dim) * numbers / self.nlist
-        scanned = again & ((dear > costs.score(len(candidates), self.dim)) | (numbers > share * self.nlist))
-        again &= ~scanned
-        if scanned.any():
-            scores[scanned], positions[scanned] = self._scan_candidates(queries[scanned], k, candidates)
-        if again.any():
-            first = scores[again], positions[again]
-            second = self._search_lists(queries[again], k, packed(more[again]), candidates, setting)
-            # Vectors that are too long for the lists come with every search.
-            seen = (second[1][:, :, None] == first[1][:, None, :]).any(axis=2)
-            second = second[0], np.where(seen, -1, second[1])
-            scores[again], positions[again] = merged(first, second, k)
-        return scores, positions
-
-    def residuals(self) -> Matrix32:
-        """A sample of vectors less their centroids, float32 [S, D]."""
+    def scatter(self) -> Matrix32:
+        """Mean outer product of vectors less their centroids, over a sample, float32 [D, D]."""
         sample = self._sampled()
-        held = self._residuals
+        held = self._scatter
         if held is None or held[0] is not sample:
             groups = self.lists.groups[sample.positions]
-            made = np.ascontiguousarray(sample.vectors - self.coarse.centroids[groups, :-1])
-            held = self._residuals = (sample, made)
+            rest = sample.vectors - self.coarse.centroids[groups, :-1]
+            scatter = (rest.T @ rest / max(len(rest), 1)).astype(np.float32)
+            held = self._scatter = sample, scatter
         return held[1]
 
     def _search_lists(
@@ -276,27 +243,21 @@ class Ivf(Structure):
             return self._probe(queries, k, groups, candidates)
         fetch = min(k * self.rerank(setting), self.count)
         _, positions = self._probe(queries, fetch, groups, candidates)
-        rows = self.matrix.rows(np.maximum(positions, 0).ravel()).reshape(*positions.shape, self.dim)
-        return best(np.matmul(rows, queries[:, :, None])[:, :, 0], positions, k)
+        return best(self.matrix.products(queries, positions), positions, k)
 
     def _probe(self, queries: Matrix32, k: int, groups: Keys, candidates: Candidates | None) -> Found:
         """Best k positions in the lists `groups` [Q, probes], -1 for none, by their codes."""
         self.lists.need(groups)
         pointer, count = faiss().swig_ptr, len(queries)
         scores, found = np.empty((count, k), np.float32), np.empty((count, k), np.int64)
-        products = self._products(queries, groups)
+        # Room that FAISS insists on: with residual codes it computes the centroids' products itself.
+        products = np.zeros(groups.shape, np.float32)
         stored = np.ascontiguousarray(self.codec.stored(queries), np.float32)
         self.codec.index.search_preassigned_c(
             count, pointer(stored), k, pointer(groups), pointer(products),
             pointer(scores), pointer(found), False, self._parameters(groups.shape[1], candidates),
         )  # fmt: skip
         return scores, found
-
-    def _products(self, queries: Matrix32, groups: Keys) -> Matrix32:
-        # Residual codes start from the centroid's own product with the query.
-        if self.codec.compressed:
-            return np.ascontiguousarray(self.coarse.products(queries, groups))
-        return np.empty(groups.shape, np.float32)
 
     def _parameters(self, probes: int, candidates: Candidates | None) -> Any:
         held = self._by_probes.get(probes) if candidates is None else None

@@ -8,6 +8,7 @@ import numpy as np
 
 from duality.index.structures import costs
 from duality.index.structures.candidates import Candidates
+from duality.index.structures.list_filters import scanning_pays
 from duality.index.structures.matrix import Matrix32
 from duality.index.structures.plan import Plan
 from duality.index.structures.probing import probing_cost
@@ -25,7 +26,7 @@ def plan_lists(
         return _unfiltered(structure, k)
     if queries is not None and candidates is not None and len(queries) and len(candidates):
         return _filtered(structure, k, queries, candidates)
-    return _expected(structure, k, matches, 1 if queries is None else len(queries))
+    return _expected(structure, k, matches, 1 if queries is None else len(queries), candidates)
 
 
 def _unfiltered(structure: Ivf, k: int) -> Plan:
@@ -37,34 +38,32 @@ def _unfiltered(structure: Ivf, k: int) -> Plan:
 
 def _filtered(structure: Ivf, k: int, queries: Matrix32, candidates: Candidates) -> Plan:
     k = min(k, len(candidates))
-    needed, scanned = structure.lists_among(queries, k, candidates)
-    if scanned.all():
-        return structure._plan_scan(len(candidates), len(queries))
+    if scanning_pays(structure, len(queries), k, candidates):
+        return structure._plan_scan(len(candidates), len(queries), candidates)
     # What the second look will add, guessed from a sample.
-    needed = np.maximum(needed, structure.probing.lists(structure.depths(queries, k, candidates)))
-    lists = round(float(needed[~scanned].mean()))
+    deep = structure.probing.lists(structure.depths(queries, k, candidates))
+    lists = round(float(np.maximum(deep, structure.probing.probes(k)).mean()))
     covered = -(-len(candidates) * lists // structure.nlist)
     reason = (
         f"{len(candidates):,} of {structure.count:,} vectors match: {lists:,} of {structure.nlist:,} lists"
         f" hold about {covered:,} near a query"
     )
-    if scanned.any():
-        reason += f"; {scanned.sum():,} of {len(queries):,} queries have few near them and scan all matches"
     return Plan("probe", reason, covered, _settings(structure, lists))
 
 
-def _expected(structure: Ivf, k: int, matches: int, queries: int) -> Plan:
+def _expected(structure: Ivf, k: int, matches: int, queries: int, candidates: Candidates | None) -> Plan:
     """Without queries: as if matches lay evenly."""
     if not matches:
-        return structure._plan_scan(matches, queries)
+        return structure._plan_scan(matches, queries, candidates)
     k = min(k, matches)
     rank = np.float64(evenly(k, matches, structure.count))
     probes = max(structure.probing.probes(k), int(structure.probing.lists(rank)))
     covered = -(-matches * probes // structure.nlist)
-    probing = queries * float(probing_cost(structure, np.array([probes]), k, matches)[0])
-    scanning = costs.gather(matches, structure.dim) + queries * costs.score(matches, structure.dim)
+    probing = queries * probing_cost(structure, probes, k, matches) + costs.LISTS_CALL
+    copying = costs.gather(matches, structure.dim) / (candidates.uses if candidates else 1)
+    scanning = copying + queries * costs.score(matches, structure.dim)
     if scanning <= probing:
-        return structure._plan_scan(matches, queries)
+        return structure._plan_scan(matches, queries, candidates)
     share = f"{matches:,} of {structure.count:,} vectors match"
     reason = f"{share}: about {probes:,} of {structure.nlist:,} lists hold {covered:,} near a query"
     return Plan("probe", reason, covered, _settings(structure, probes))

@@ -3,8 +3,9 @@
 Opening a million vectors copies none of them: a list is copied out of the mapped arrays by the
 first search that probes it.
 
-Hazards: FAISS removes from lists in constant time only through its hash map, which wants every list
-         filled and an IDSelectorArray; it is set up by the first removal from a filled list.
+Hazards: FAISS removes from lists in constant time only through its hash map, which an IDSelectorArray
+         makes it use. It is set up before the first removal from a filled list; from then on, every
+         list that is filled must enter it.
 
 Shapes: L lists, B base positions (those of the arrays), P positions.
 """
@@ -12,6 +13,8 @@ Shapes: L lists, B base positions (those of the arrays), P positions.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -22,6 +25,8 @@ from duality.index.structures.labels import Labels
 from duality.index.structures.matrix import Growing, Keys, Matrix32
 
 Codes = NDArray[np.uint8]
+
+_FEW = 100
 
 
 class Lists:
@@ -40,12 +45,12 @@ class Lists:
     ) -> None:
         self.index, self._labels, self._order, self.codes = index, labels, order, codes
         self._groups = Growing(groups)
-        sizes = np.bincount(groups, minlength=index.nlist)
-        self._offsets = np.concatenate([[0], np.cumsum(sizes)])
+        self._offsets = _starts(groups, index.nlist, ascending=order is None)
         # Empty lists need no filling.
-        self._filled = sizes == 0
+        self._filled = np.diff(self._offsets) == 0
         self._all_filled = bool(self._filled.all())
-        self._mapped = False
+        # Whether FAISS's hash map is in use.
+        self.mapped = False
         self._mutex = threading.Lock()
 
     @property
@@ -77,30 +82,63 @@ class Lists:
         """
         pointer = faiss().swig_ptr
         positions, lists = np.arange(start, start + len(stored)), groups.astype(np.int64)
-        self.index.add_core(len(stored), pointer(stored), pointer(positions), pointer(lists))
+        with _threads_for(len(stored)):
+            self.index.add_core(len(stored), pointer(stored), pointer(positions), pointer(lists))
         self._groups.append(groups)
 
     def remove(self, positions: Keys) -> None:
         """Take live positions out; their labels must be dropped before the next search."""
+        self.expect(positions)
+        if self.mapped:
+            # Those of lists not yet filled are unknown to the map: they will be filled without them.
+            module = faiss()
+            self.index.remove_ids_c(module.IDSelectorArray(len(positions), module.swig_ptr(positions)))
+
+    def expect(self, positions: Keys) -> None:
+        """Make the removal of live positions quick; may run beside searches, and once takes a while."""
+        if self.mapped:
+            return
         unfilled = (positions < len(self.codes)) & ~self._filled[self.groups[positions]]
         if unfilled.all():
-            # A list that is filled later is filled without them.
             return
-        if not self._mapped:
-            self.need(np.arange(self.index.nlist))
+        with self._mutex:
             self.index.set_direct_map_type(faiss().DirectMap.Hashtable)
-            self._mapped = True
-        self.index.remove_ids(positions)
+            self.mapped = True
 
     def _fill(self, number: int) -> None:
         positions = self._base_positions(number)
         if not len(positions):
             return
-        codes = np.ascontiguousarray(self.codes[positions])
-        pointer = faiss().swig_ptr
-        self.index.invlists.add_entries(number, len(positions), pointer(positions), pointer(codes))
+        codes, pointer = np.ascontiguousarray(self.codes[positions]), faiss().swig_ptr
+        if not self.mapped:
+            self.index.invlists.add_entries(number, len(positions), pointer(positions), pointer(codes))
+            return
+        width = self.index.coarse_code_size()
+        coded = np.empty((len(codes), width + codes.shape[1]), np.uint8)
+        coded[:, :width] = np.frombuffer(number.to_bytes(width, "little"), np.uint8)
+        coded[:, width:] = codes
+        self.index.add_sa_codes(coded, positions)
 
     def _base_positions(self, number: int) -> Keys:
         start, end = self._offsets[number : number + 2].tolist()
         positions = np.arange(start, end) if self._order is None else self._order[start:end]
         return positions[self._labels.by_position[positions] >= 0]
+
+
+@contextmanager
+def _threads_for(rows: int) -> Iterator[None]:
+    """FAISS's threads, of this thread's calls only; waking them takes longer than adding a few rows."""
+    module = faiss()
+    threads = module.omp_get_max_threads()
+    module.omp_set_num_threads(1 if rows < _FEW else threads)
+    try:
+        yield
+    finally:
+        module.omp_set_num_threads(threads)
+
+
+def _starts(groups: NDArray[np.int32], nlist: int, *, ascending: bool) -> Keys:
+    """Where each list starts among base positions in list order, and their number, int64 [L + 1]."""
+    if ascending:
+        return np.searchsorted(groups, np.arange(nlist + 1, dtype=np.int32))
+    return np.concatenate([[0], np.cumsum(np.bincount(groups, minlength=nlist))])

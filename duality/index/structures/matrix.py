@@ -2,7 +2,7 @@
 
 Cost:  opening costs nothing; adding copies what is added, amortised.
 
-Shapes: P positions, D dimensions.
+Shapes: P positions, D dimensions, Q queries, R rows of a query.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from duality.index.faiss_module import faiss
 
 Keys = NDArray[np.int64]
 Matrix32 = NDArray[np.float32]
@@ -82,6 +84,25 @@ class Matrix:
         rows[~inside] = self.added[positions[~inside] - len(self.base)]
         return rows
 
+    def products(self, queries: Matrix32, positions: Keys) -> Matrix32:
+        """Inner products of each query with its rows, read in place.
+
+        Args:
+            queries: float32 [Q, D].
+            positions: int64 [Q, R], C order; -1 for none.
+
+        Returns:
+            float32 [Q, R]; of -1, any number or -inf.
+        """
+        if len(queries) == 1:
+            # Waking the threads of FAISS takes longer than the products of one query.
+            return (self.rows(np.maximum(positions[0], 0)) @ queries[0])[None]
+        base = len(self.base)
+        if not len(self._added):
+            return _products_of(queries, self.base, positions)
+        first = _products_of(queries, self.base, np.where(positions < base, positions, -1))
+        return np.maximum(first, _products_of(queries, self.added, positions - base), out=first)
+
     def blocks(self, positions: Keys | None = None) -> Iterator[Matrix32]:
         """The rows at `positions`, or all of them in order, some thousand at a time."""
         if positions is None:
@@ -96,3 +117,14 @@ def in_blocks(rows: NDArray[Any]) -> Iterator[NDArray[Any]]:
     """Views of some thousand rows each."""
     for start in range(0, len(rows), BLOCK_ROWS):
         yield rows[start : start + BLOCK_ROWS]
+
+
+def _products_of(queries: Matrix32, rows: Matrix32, positions: Keys) -> Matrix32:
+    """float32 [Q, R], -inf where a position is negative."""
+    products, pointer = np.full(positions.shape, -np.inf, np.float32), faiss().swig_ptr
+    queries = np.ascontiguousarray(queries)
+    faiss().fvec_inner_products_by_idx(
+        pointer(products), pointer(queries), pointer(rows), pointer(positions),
+        rows.shape[1], len(queries), positions.shape[1],
+    )  # fmt: skip
+    return products

@@ -77,31 +77,39 @@ class Probing:
         return np.ceil(shares * self.nlist - 1e-9).astype(np.int64).clip(1, self.nlist)
 
 
-def probing_cost(structure: Ivf, needed: Keys, k: int, matches: int) -> NDArray[np.float64]:
-    """Nanoseconds of visiting `needed` lists [Q] for k results when `matches` vectors may be returned."""
+def probing_cost(structure: Ivf, needed: int, k: int, matches: int) -> float:
+    """Nanoseconds of visiting `needed` lists for k results when `matches` vectors may be returned."""
     rows = structure.count * needed / structure.nlist
     ranking = costs.score(structure.nlist, structure.dim) + costs.rank(structure.nlist)
     again = k * structure.rerank() if structure.codec.compressed else 0
     reading = costs.gather(again, structure.dim) + costs.score(again, structure.dim)
-    scoring = structure.codec.row_cost * matches / max(structure.count, 1)
-    return ranking + reading + (costs.mask(1) + scoring) * rows
+    share = matches / max(structure.count, 1)
+    return ranking + reading + costs.listed(rows, share, structure.codec.row_cost)
 
 
-def visits_among(structure: Ivf, queries: Matrix32, k: int, candidates: Candidates, needed: Keys) -> Keys:
-    """Lists to visit, int64 [Q, W], -1 for none: of the `needed` nearest [Q], those with candidates.
+def visits_among(structure: Ivf, queries: Matrix32, k: int, candidates: Candidates, probes: int) -> Keys:
+    """Lists to visit, int64 [Q, W], -1 for none: of the nearest `probes`, those with candidates.
 
     More are visited where these hold fewer than some candidates per result.
     """
     matching = matches_per_list(structure, candidates)
     wanted = min(COVER * k, len(candidates))
-    groups = structure.coarse.rank_lists(queries, int(needed.max()))
-    needed = np.maximum(needed, _covering(matching[groups], wanted))
-    if needed.max() > groups.shape[1]:
-        groups = structure.coarse.rank_lists(queries, structure.nlist)
-        needed = np.maximum(needed, _covering(matching[groups], wanted))
-        groups = groups[:, : int(needed.max())]
-    visited = (matching[groups] > 0) & (np.arange(groups.shape[1]) < needed[:, None])
-    return packed(np.where(visited, groups, -1))
+    # Twice what it takes on average: ranking all lists costs as much as searching some.
+    likely = 2 * -(-wanted * structure.nlist // len(candidates)) + 2
+    groups = structure.coarse.rank_lists(queries, min(max(probes, likely), structure.nlist))
+    inside = matching[groups]
+    needed = np.maximum(_covering(inside, wanted), probes)
+    short = (needed > groups.shape[1]).nonzero()[0]
+    if len(short):
+        further = structure.coarse.rank_lists(queries[short], structure.nlist)
+        needed[short] = np.maximum(_covering(matching[further], wanted), probes)
+        wider = np.full((len(queries), int(needed.max())), -1, np.int64)
+        wider[:, : groups.shape[1]] = groups
+        wider[short] = further[:, : wider.shape[1]]
+        groups, inside = wider, matching[wider]
+    passed = (inside == 0) | (np.arange(groups.shape[1]) >= needed[:, None])
+    groups[passed] = -1
+    return packed(groups)
 
 
 def visits_of_filled(structure: Ivf, queries: Matrix32, probes: int) -> Keys:
@@ -118,16 +126,17 @@ def visits_of_filled(structure: Ivf, queries: Matrix32, probes: int) -> Keys:
     return packed(np.where(visited, groups, -1))
 
 
-def matches_per_list(structure: Ivf, candidates: Candidates) -> Keys:
-    """int64 [L]; kept with the candidates."""
+def matches_per_list(structure: Ivf, candidates: Candidates) -> Matrix32:
+    """Whole numbers, float32 [L]; kept with the candidates."""
     held = candidates.derived.get("per_list")
     if held is None:
         groups = structure.lists.groups[candidates.positions]
-        held = candidates.derived["per_list"] = np.bincount(groups, minlength=structure.nlist)
+        held = np.bincount(groups, minlength=structure.nlist).astype(np.float32)
+        candidates.derived["per_list"] = held
     return held
 
 
-def _covering(inside: Keys, wanted: int) -> Keys:
+def _covering(inside: Keys | Matrix32, wanted: int) -> Keys:
     """Lists [Q] until `wanted` matches are met; one more than there are when they are not."""
     return (inside.cumsum(axis=1) < wanted).sum(axis=1) + 1
 

@@ -40,9 +40,15 @@ def best(scores: Matrix32, positions: Keys, k: int) -> Found:
     scores = np.where(positions >= 0, scores, np.float32(-np.inf))
     if scores.shape[1] > 4 * k:
         part = np.argpartition(-scores, k - 1, axis=1)[:, :k]
-        scores, positions = np.take_along_axis(scores, part, 1), np.take_along_axis(positions, part, 1)
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    return np.take_along_axis(scores, order, 1), np.take_along_axis(positions, order, 1)
+        scores, positions = _columns(scores, positions, part)
+    return _columns(scores, positions, np.argsort(-scores, axis=1, kind="stable")[:, :k])
+
+
+def _columns(scores: Matrix32, positions: Keys, columns: Keys) -> Found:
+    """The given columns [Q, n] of each row."""
+    # take_along_axis takes 4 µs longer, which counts where one query is asked.
+    places = columns + np.arange(len(scores))[:, None] * scores.shape[1]
+    return scores.take(places), positions.take(places)
 
 
 def merged(first: Found, second: Found, k: int) -> Found:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from duality.index.structures.candidates import Candidates
 from duality.index.structures.matrix import Keys, Matrix, Matrix32
+from duality.index.structures.products import products
 
 SIZE = 1_024
 # The depth is read off at this many of the best matches in the sample: fewer are chance.
@@ -75,7 +76,7 @@ def depths(
     number = int(np.count_nonzero(matching))
     if number < LOOKED_AT:
         return np.full(len(queries), min(UNSEEN * expected, float(count)))
-    scores = queries @ sample.vectors.T
+    scores = products(queries, sample.vectors)
     best = np.partition(scores[:, matching], number - LOOKED_AT, axis=1)[:, number - LOOKED_AT]
     above = (scores >= best[:, None]).sum(axis=1)
     deeper = above * number / (LOOKED_AT * len(matching))

@@ -40,10 +40,10 @@ def scan(matrix: Matrix, labels: Labels, queries: Matrix32, k: int) -> Found:
     return widened(merged(first, _shifted(second, base), k), k)
 
 
-def scan_some(matrix: Matrix, queries: Matrix32, k: int, positions: Keys) -> Found:
-    """Best k of `positions` per query, copied out of the matrix: for a small part of it."""
-    scores, found = nearest(queries, matrix.rows(positions), min(k, len(positions)))
-    return scores, np.where(found >= 0, positions[found], -1)
+def scan_some(rows: Matrix32, queries: Matrix32, k: int, positions: Keys) -> Found:
+    """Best k of `positions` [M] per query, whose vectors were copied out: rows [M, D]."""
+    scores, found = nearest(queries, rows, min(k, len(positions)))
+    return scores, positions[found]
 
 
 def scan_masked(matrix: Matrix, queries: Matrix32, k: int, mask: NDArray[np.bool_]) -> Found:

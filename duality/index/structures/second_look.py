@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 from duality.index.structures.candidates import Candidates
 from duality.index.structures.matrix import Keys, Matrix32
 from duality.index.structures.probing import matches_per_list
+from duality.index.structures.products import products
 
 if TYPE_CHECKING:
     from duality.index.structures.ivf import Ivf
 
 # Share of the k results that the lists left out may hold at most; mostly they hold far less.
 LOSS = 0.1
+STEPS = (8.0, 64.0)
 
 
 def missing_lists(
@@ -33,8 +35,8 @@ def missing_lists(
     candidates: Candidates,
     visited: Keys,
     worst: NDArray[np.float32],
-) -> Keys:
-    """Lists worth visiting, int64 [Q, W], -1 for none.
+) -> Keys | None:
+    """Lists worth visiting, int64 [Q, W], -1 for none; None when no query has any.
 
     Args:
         structure: the lists.
@@ -45,14 +47,33 @@ def missing_lists(
         worst: score of the k-th result, float32 [Q]; -inf when there are fewer.
     """
     matching = matches_per_list(structure, candidates)
-    centroids = structure.coarse.centroids[:, :-1]
-    spread = np.sqrt(np.mean(np.square(structure.residuals() @ queries.T), axis=0)) + np.float32(1e-30)
-    above = (worst[:, None] - queries @ centroids.T) / spread[:, None]
-    expected = matching.astype(np.float32) * _tail(above)
+    above = products(queries, structure.coarse.centroids[:, :-1])
+    np.subtract(worst[:, None], above, out=above)
+    variance = (products(queries, structure.scatter()) * queries).sum(axis=1)
+    above /= np.sqrt(variance + np.float32(1e-30))[:, None]
+    expected = _tail(above)
+    expected *= matching
     rows = np.arange(len(queries))[:, None]
     expected[rows, np.where(visited >= 0, visited, visited[:, :1])] = 0.0
-    # Below this, all lists together stay within the loss; no need to sort them.
-    return _rows_of(expected > LOSS * k / max(int(np.count_nonzero(matching)), 1))
+    short = (expected.sum(axis=1) > LOSS * k).nonzero()[0]
+    if not len(short):
+        return None
+    wanted = np.zeros(expected.shape, np.bool_)
+    wanted[short] = _worth_a_visit(expected[short], LOSS * k, int(np.count_nonzero(matching)))
+    return _rows_of(wanted)
+
+
+def _worth_a_visit(expected: NDArray[np.float32], loss: float, lists: int) -> NDArray[np.bool_]:
+    """Few lists [Q, L] such that the others are expected to hold at most `loss` together.
+
+    A threshold per query, out of some: sorting the lists takes longer than visiting a few more.
+    """
+    wanted = expected > loss / max(lists, 1)
+    for step in STEPS:
+        above = expected > step * loss / max(lists, 1)
+        enough = np.where(above, np.float32(0), expected).sum(axis=1) <= loss
+        wanted[enough] = above[enough]
+    return wanted
 
 
 def _rows_of(wanted: NDArray[np.bool_]) -> Keys:
@@ -65,6 +86,12 @@ def _rows_of(wanted: NDArray[np.bool_]) -> Keys:
 
 
 def _tail(z: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Share of a normal distribution above z, to 4%; a half below the mean."""
-    z = np.clip(z, np.float32(0), np.float32(12))
-    return np.float32(0.5) * np.exp(np.float32(-0.717) * z - np.float32(0.416) * z * z)
+    """Share of a normal distribution above z, to 4%; a half below the mean. Overwrites z."""
+    np.maximum(z, np.float32(0), out=z)
+    np.minimum(z, np.float32(12), out=z)
+    power = np.float32(-0.416) * z
+    power -= np.float32(0.717)
+    power *= z
+    np.exp(power, out=power)
+    power *= np.float32(0.5)
+    return power
