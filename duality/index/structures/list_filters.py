@@ -16,6 +16,7 @@ from duality.index.structures.candidates import Candidates
 from duality.index.structures.matrix import Keys, Matrix32
 from duality.index.structures.probing import packed, probing_cost, visits_among
 from duality.index.structures.results import Found, merged
+from duality.index.structures.sampling import evenly
 from duality.index.structures.second_look import missing_lists
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def find_among(
     structure: Ivf, queries: Matrix32, k: int, candidates: Candidates, setting: Setting | None
 ) -> Found:
     """Best k positions among candidates. 1 <= k <= len(candidates)."""
-    if scanning_pays(structure, len(queries), k, candidates, setting):
+    if scanning_pays(structure, len(queries), k, len(candidates), candidates.uses):
         return structure._scan_candidates(queries, k, candidates)
     if len(queries) < LARGE:
         return _look_twice(structure, queries, k, candidates, setting)[0]
@@ -50,18 +51,30 @@ def find_among(
     return scores, positions
 
 
-def scanning_pays(
-    structure: Ivf, queries: int, k: int, candidates: Candidates, setting: Setting | None = None
-) -> bool:
-    """Whether scoring every match costs less than the least that lists cost."""
-    probes = structure.probing.probes(k, setting)
-    scan = costs.score(len(candidates), structure.dim) + _copying(structure, queries, candidates)
-    return scan <= probing_cost(structure, probes, k, len(candidates)) + costs.LISTS_CALL / queries
+def scanning_pays(structure: Ivf, queries: int, k: int, matches: int, uses: int) -> bool:
+    """Whether scoring every match costs less than lists would, if matches lay evenly.
+
+    Args:
+        structure: the lists.
+        queries: Q.
+        k: results per query.
+        matches: M.
+        uses: searches that share a copy of the matches.
+    """
+    probing = probing_cost(structure, likely_probes(structure, k, matches), k, matches)
+    scan = costs.scan(matches, structure.dim, queries) + _copying(structure, queries * uses, matches)
+    return scan <= probing + costs.LISTS_CALL / queries
 
 
-def _copying(structure: Ivf, queries: int, candidates: Candidates) -> float:
-    """Each query's part of copying the matches out."""
-    return costs.gather(len(candidates), structure.dim) / (queries * candidates.uses)
+def likely_probes(structure: Ivf, k: int, matches: int) -> int:
+    """Lists that hold the best k of M matches, if matches lie evenly."""
+    rank = np.float64(evenly(k, matches, structure.count))
+    return max(structure.probing.probes(k), int(structure.probing.lists(rank)))
+
+
+def _copying(structure: Ivf, uses: int, matches: int) -> float:
+    """The part of each of so many queries in copying the matches out."""
+    return costs.gather(matches, structure.dim) / max(uses, 1)
 
 
 def _look_twice(
@@ -93,6 +106,7 @@ def _too_many(structure: Ivf, numbers: Keys, candidates: Candidates) -> Scanned:
     """Whether visiting so many lists [Q] costs more than scoring all matches."""
     share = len(candidates) / structure.count
     visiting = costs.listed(structure.count / structure.nlist, share, structure.codec.row_cost) * numbers
-    scan = costs.score(len(candidates), structure.dim) + _copying(structure, len(numbers), candidates)
+    scan = costs.scan(len(candidates), structure.dim, len(numbers))
+    scan += _copying(structure, len(numbers) * candidates.uses, len(candidates))
     deep = numbers > (DEEP if structure.codec.compressed else 1.0) * structure.nlist
     return (visiting > scan) | deep

@@ -6,13 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from duality.index.structures import costs
 from duality.index.structures.candidates import Candidates
-from duality.index.structures.list_filters import scanning_pays
+from duality.index.structures.list_filters import likely_probes, scanning_pays
 from duality.index.structures.matrix import Matrix32
 from duality.index.structures.plan import Plan
-from duality.index.structures.probing import probing_cost
-from duality.index.structures.sampling import evenly
 
 if TYPE_CHECKING:
     from duality.index.structures.ivf import Ivf
@@ -38,7 +35,7 @@ def _unfiltered(structure: Ivf, k: int) -> Plan:
 
 def _filtered(structure: Ivf, k: int, queries: Matrix32, candidates: Candidates) -> Plan:
     k = min(k, len(candidates))
-    if scanning_pays(structure, len(queries), k, candidates):
+    if scanning_pays(structure, len(queries), k, len(candidates), candidates.uses):
         return structure._plan_scan(len(candidates), len(queries), candidates)
     # What the second look will add, guessed from a sample.
     deep = structure.probing.lists(structure.depths(queries, k, candidates))
@@ -56,14 +53,10 @@ def _expected(structure: Ivf, k: int, matches: int, queries: int, candidates: Ca
     if not matches:
         return structure._plan_scan(matches, queries, candidates)
     k = min(k, matches)
-    rank = np.float64(evenly(k, matches, structure.count))
-    probes = max(structure.probing.probes(k), int(structure.probing.lists(rank)))
-    covered = -(-matches * probes // structure.nlist)
-    probing = queries * probing_cost(structure, probes, k, matches) + costs.LISTS_CALL
-    copying = costs.gather(matches, structure.dim) / (candidates.uses if candidates else 1)
-    scanning = copying + queries * costs.score(matches, structure.dim)
-    if scanning <= probing:
+    if scanning_pays(structure, queries, k, matches, candidates.uses if candidates else 1):
         return structure._plan_scan(matches, queries, candidates)
+    probes = likely_probes(structure, k, matches)
+    covered = -(-matches * probes // structure.nlist)
     share = f"{matches:,} of {structure.count:,} vectors match"
     reason = f"{share}: about {probes:,} of {structure.nlist:,} lists hold {covered:,} near a query"
     return Plan("probe", reason, covered, _settings(structure, probes))
