@@ -49,6 +49,24 @@ def user_states(model: TwoSided, dataset: Dataset, histories: Histories, vectors
 
 
 @torch.inference_mode()
+def user_states_after(model: TwoSided, dataset: Dataset, histories: Histories, vectors: Tensor) -> Tensor:
+    """Every user after 0, 1, 2, ... events: float32 [H + U, D], users one after another.
+
+    Args:
+        histories: user histories with H events.
+        vectors: float32 [I, D], the item vectors that histories are made of.
+    """
+    states = model.empty_user.detach().repeat(len(histories.event) + histories.num_owners, 1)
+    for owners in row_batches(histories, ROWS):
+        events, lengths = histories.packed(owners)
+        layout = Layout(lengths)
+        place = np.repeat(histories.indptr[owners] + owners + 1, lengths) + layout.positions
+        encoded = model.user_states(_rows(vectors, dataset.event_item[events]), layout)
+        states[torch.from_numpy(place)] = encoded
+    return states
+
+
+@torch.inference_mode()
 def states_before_events(model: TwoSided, dataset: Dataset, visible: np.ndarray) -> Tensor:
     """The user's state just before each visible event, float32 [E, D]; other rows are zero."""
     histories = user_histories(dataset, visible)

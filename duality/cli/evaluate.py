@@ -29,7 +29,7 @@ SHOWN = ("ndcg@10", "recall@10", "recall@100", "auc")
 )
 @click.option("--split", type=click.Choice(["test", "validation"]), default="test", show_default=True)
 @click.option("--candidates", default="full", show_default=True, help="full, uniform:N or popularity:N.")
-@click.option("--k", "cutoffs", default="5,10,20", show_default=True, help="Cutoffs of the metrics.")
+@click.option("--k", "cutoffs", help="Cutoffs of the metrics [5,10,20].")
 @click.option("--baselines", is_flag=True, help="Also measure baselines on the same queries.")
 @click.option(
     "--run", "run_file", type=click.Path(path_type=Path), help="Measure these ranked lists instead."
@@ -43,7 +43,7 @@ def evaluate(
     protocol: str | None,
     split: str,
     candidates: str,
-    cutoffs: str,
+    cutoffs: str | None,
     baselines: bool,
     run_file: Path | None,
     seed: int,
@@ -60,7 +60,7 @@ def evaluate(
         protocol=protocol,
         split=split,
         candidates=candidates,
-        ks=_cutoffs(cutoffs),
+        ks=None if cutoffs is None else _cutoffs(cutoffs),
         baselines=baselines,
         run=run_file,
         seed=seed,
@@ -76,21 +76,31 @@ def _cutoffs(text: str) -> tuple[int, ...]:
 
 
 def show_report(report: dict[str, Any]) -> None:
-    """Print one table per direction: the system first, then the baselines."""
+    """Print the tables of each direction: the system first, then the baselines."""
     from rich.console import Console
-    from rich.table import Table
 
     console = Console(width=132)
     for direction, part in report.items():
-        names = [name for name in SHOWN if name in part["metrics"]]
-        table = Table(title=f"{direction}: {part['queries']:,} queries, candidates {part['candidates']}")
-        table.add_column("")
-        for name in names:
-            table.add_column(name, justify="right")
-        for who, metrics in {"this system": part["metrics"], **part["baselines"]}.items():
-            table.add_row(who, *(_cell(metrics[name]) for name in names))
-        console.print(table)
+        title = f"{direction}: {part['queries']:,} queries, candidates {part['candidates']}"
+        console.print(_table(title, part))
+        if "time_matched" in part:
+            matched = part["time_matched"]
+            number = f"{matched['median_candidates']:,.0f} at the median"
+            console.print(_table(f"the same queries, time-matched candidates ({number})", matched))
         console.print(_protocol(part["protocol"]), style="dim", highlight=False)
+
+
+def _table(title: str, part: dict[str, Any]) -> Any:
+    from rich.table import Table
+
+    names = [name for name in SHOWN if name in part["metrics"]]
+    table = Table(title=title)
+    table.add_column("")
+    for name in names:
+        table.add_column(name, justify="right")
+    for who, metrics in {"this system": part["metrics"], **part["baselines"]}.items():
+        table.add_row(who, *(_cell(metrics[name]) for name in names))
+    return table
 
 
 def _cell(metric: dict[str, Any]) -> str:

@@ -1,8 +1,8 @@
 """Scorers that need no model: what any system has to beat, in both directions.
 
 Each is fitted on `world.train` and answers one direction. The names follow the direction:
-`most_popular`, `recently_popular` and `item_knn` find items; `most_active`,
-`recently_active` and `user_knn` find users.
+`most_popular`, `recently_popular` and `item_knn` find items; `most_active`, `recently_active`,
+`last_active` and `user_knn` find users; `markov` finds either.
 
 Shapes: B queries of a block, N rows of the asked side, E_train training events.
 """
@@ -12,9 +12,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from scipy import sparse
 
 from duality import metrics
 from duality.errors import InputError
+from duality.evaluation.past import Clock, Histories
 from duality.evaluation.queries import USER_TO_ITEM, Queries, World
 from duality.evaluation.ranking import rank_full
 
@@ -87,6 +89,64 @@ class RecentPopularity:
         counts = np.bincount(cells, minlength=len(edges) * self.num_targets).astype(np.int32)
         until = counts.reshape(len(edges), self.num_targets).cumsum(axis=0, dtype=np.int32)
         return until[place[len(start) :]] - until[place[: len(start)]]
+
+
+class LastActive:
+    """Time of each user's last visible event strictly before the query: it finds who is online.
+
+    Raises:
+        InputError: the log has no time.
+    """
+
+    name = "last_active"
+
+    def __init__(self, world: World, direction: str) -> None:
+        if world.event_time is None:
+            raise InputError("last active needs event times: this log has an order but no time")
+        self.direction = direction
+        target = world.event_ends(direction)[1]
+        self.clock = Clock(
+            target[world.visible], world.event_time[world.visible], world.num_targets(direction)
+        )
+
+    def score(self, queries: Queries, rows: slice, direction: str) -> np.ndarray:
+        """Microseconds: float64 [B, N], -inf for no event."""
+        check_fitted(self.direction, direction, self.name)
+        if queries.time is None:
+            raise InputError(f"{self.name} needs query times: this log has an order but no time")
+        latest = self.clock.latest(queries.time[rows])
+        return np.where(latest > np.iinfo(np.int64).min, latest.astype(np.float64), -np.inf)
+
+
+class Markov:
+    """First-order Markov chain: how often the asked row came right after the source's last one.
+
+    For user-to-item, the counts of item -> next item of a user; for item-to-user, of user -> next
+    user of an item. Rows never seen after the last one come below all others, by popularity.
+    """
+
+    def __init__(self, world: World, direction: str) -> None:
+        self.direction, self.name = direction, "markov"
+        self.num_targets = world.num_targets(direction)
+        self.histories = Histories(world, direction)
+        source, target = world.event_ends(direction)
+        events = np.flatnonzero(world.train)
+        time = events if world.event_time is None else world.event_time[events]
+        order = events[np.lexsort((events, time, source[events]))]
+        follows = source[order[1:]] == source[order[:-1]]
+        before, after = target[order[:-1]][follows], target[order[1:]][follows]
+        shape = (self.num_targets, self.num_targets)
+        self.counts = sparse.csr_matrix((np.ones(len(before)), (before, after)), shape=shape)
+        popular = np.bincount(target[events], minlength=self.num_targets)
+        self.tie_break = popular / (popular.max(initial=0) + 1.0) - 1.0
+
+    def score(self, queries: Queries, rows: slice, direction: str) -> np.ndarray:
+        """Counts, ties by popularity: float64 [B, N]."""
+        check_fitted(self.direction, direction, self.name)
+        last = self.histories.last(queries, rows, direction)
+        counts = self.counts[np.maximum(last, 0)].toarray()
+        counts[last < 0] = 0.0
+        return counts + self.tie_break
 
 
 def choose_window(

@@ -2,7 +2,7 @@
 
 For user-to-item this is ItemKNN: an item scores the similarities to the items of the user's
 visible history. For item-to-user it is its transpose, UserKNN: a user scores the similarities
-to the users who visibly have the item.
+to the users whom the item visibly had before the query.
 
 Similarity is fitted on training pairs, `co / (sqrt(n_a * n_b) + shrink)` with `co` the number
 of shared neighbours on the other side; each row keeps its `neighbours` largest. What has no
@@ -19,7 +19,8 @@ import numpy as np
 from scipy import sparse
 
 from duality.evaluation.baselines import check_fitted
-from duality.evaluation.queries import USER_TO_ITEM, Queries, World, pair_matrix, seen_csr
+from duality.evaluation.past import Histories
+from duality.evaluation.queries import USER_TO_ITEM, Queries, World, pair_matrix
 from duality.evaluation.ranking import blocks
 
 
@@ -37,7 +38,7 @@ class NearestNeighbours:
         self.direction = direction
         self.name = "item_knn" if direction == USER_TO_ITEM else "user_knn"
         self.similarity = cosine_neighbours(pair_matrix(world, world.train, direction), neighbours, shrink)
-        self.history = seen_csr(world, direction).astype(np.float32)
+        self.histories = Histories(world, direction)
         counts = np.bincount(
             world.event_ends(direction)[1][world.train], minlength=world.num_targets(direction)
         )
@@ -46,7 +47,7 @@ class NearestNeighbours:
     def score(self, queries: Queries, rows: slice, direction: str) -> np.ndarray:
         """Similarities summed over the query's visible history: float32 [B, N]."""
         check_fitted(self.direction, direction, self.name)
-        scores = (self.history[queries.sources(direction)[rows]] @ self.similarity).toarray()
+        scores = (self.histories.rows(queries, rows, direction) @ self.similarity).toarray()
         return np.where(scores > 0, scores, self.tie_break)
 
 

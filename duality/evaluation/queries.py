@@ -136,12 +136,14 @@ def make_queries(world: World, hidden_events: np.ndarray, direction: str) -> Que
     An event is dropped when its pair is already visible (retrieval excludes what was seen,
     so nobody could find it) or when an earlier hidden event has the same pair. Users and
     items without a training event stay, as queries, targets and candidates alike: that a
-    system cannot find them is part of its result. `notes` says how many there are.
+    system cannot find them is part of its result. `notes` says how many there are. Item-to-user
+    candidates have a visible event strictly before the query, so that a target without one is
+    dropped; these queries come in the order of their times.
 
     Args:
         world: what may be known.
         hidden_events: int64 [H], event numbers; none may be visible.
-        direction: only for the wording of `notes`; both directions keep the same events.
+        direction: what is asked for.
 
     Raises:
         ValueError: a hidden event is visible or was trained on.
@@ -152,9 +154,16 @@ def make_queries(world: World, hidden_events: np.ndarray, direction: str) -> Que
     user, item = world.event_user[hidden], world.event_item[hidden]
     seen = contains(seen_csr(world, USER_TO_ITEM), user, item)
     repeated = _later_copies(user.astype(np.int64) * world.num_items + item) & ~seen
-    keep = ~(seen | repeated)
-    dropped = {"target already seen": int(seen.sum()), "pair hidden twice": int(repeated.sum())}
+    new = _without_past(world, hidden, direction) & ~(seen | repeated)
+    keep = ~(seen | repeated | new)
+    dropped = {
+        "target already seen": int(seen.sum()),
+        "pair hidden twice": int(repeated.sum()),
+        "target without an event before the query": int(new.sum()),
+    }
     event = hidden[keep]
+    if direction == ITEM_TO_USER and world.event_time is not None:
+        event = event[np.argsort(world.event_time[event], kind="stable")]
     queries = Queries(
         event=event,
         user=world.event_user[event],
@@ -163,6 +172,20 @@ def make_queries(world: World, hidden_events: np.ndarray, direction: str) -> Que
         dropped={reason: count for reason, count in dropped.items() if count},
     )
     return replace(queries, notes=_notes(world, queries, direction))
+
+
+def first_visible_time(world: World) -> np.ndarray:
+    """Time of each user's first visible event, int64 [users]; the largest number for none."""
+    assert world.event_time is not None
+    first = np.full(world.num_users, np.iinfo(np.int64).max)
+    np.minimum.at(first, world.event_user[world.visible], world.event_time[world.visible])
+    return first
+
+
+def _without_past(world: World, hidden: np.ndarray, direction: str) -> np.ndarray:
+    if direction != ITEM_TO_USER or world.event_time is None:
+        return np.zeros(len(hidden), dtype=bool)
+    return first_visible_time(world)[world.event_user[hidden]] >= world.event_time[hidden]
 
 
 def _later_copies(keys: np.ndarray) -> np.ndarray:

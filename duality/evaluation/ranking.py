@@ -1,6 +1,6 @@
 """Rank of the hidden target among its candidates, in blocks of queries.
 
-Candidates of a query: everything on the asked side that is not visibly seen with the
+Candidates of a query: everything of a pool (pools.py) that is not visibly seen with the
 source, plus the target. Ties count against the target: rank = 1 + the number of other
 candidates with a score at least as high. A scorer that gives every candidate the same
 score is therefore last, not lucky.
@@ -11,7 +11,7 @@ Shapes: Q queries, B queries of a block, N rows of the asked side, n sampled neg
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,7 +19,9 @@ import numpy as np
 from scipy import sparse
 
 from duality.errors import DualityError, InputError
-from duality.evaluation.queries import Queries, World, contains, seen_csr
+from duality.evaluation.pools import Pool, allowed_rows, pools_for
+from duality.evaluation.queries import Queries, World, seen_csr
+from duality.runtime import progress
 
 _BLOCK_CELLS = 2_500_000
 _BLOCK_ROWS = 256
@@ -79,23 +81,50 @@ def rank_full(
     Raises:
         DualityError: the scorer returned NaN or a block of the wrong shape.
     """
+    pools = pools_for(queries, world, direction)[:1]
+    ranks, candidates = rank_pools([scorer], queries, world, direction, pools)
+    return ranks[0, 0], candidates[0]
+
+
+def rank_pools(
+    scorers: Sequence[Scorer], queries: Queries, world: World, direction: str, pools: Sequence[Pool]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rank every target among all candidates of each pool, by each scorer; every block is scored once.
+
+    Returns:
+        ranks int64 [scorers, pools, Q] (1 = best) and candidates int64 [pools, Q] (how many competed).
+
+    Raises:
+        DualityError: a scorer returned NaN or a block of the wrong shape.
+    """
     seen = seen_csr(world, direction)
     sources, targets = queries.sources(direction), queries.targets(direction)
-    ranks = np.empty(len(queries), dtype=np.int64)
-    for rows in blocks(len(queries), world.num_targets(direction)):
-        scores = _checked_scores(scorer, queries, rows, direction, world)
-        ranks[rows] = _ranks_of_block(scores, targets[rows], seen[sources[rows]])
-    target_seen = contains(seen, sources, targets)
-    candidates = world.num_targets(direction) - np.diff(seen.indptr)[sources] + target_seen
-    return ranks, candidates.astype(np.int64)
+    ranks = np.empty((len(scorers), len(pools), len(queries)), dtype=np.int64)
+    candidates = np.empty(ranks.shape[1:], dtype=np.int64)
+    with progress(len(queries), f"ranking {direction}", unit="queries") as bar:
+        for rows in blocks(len(queries), world.num_targets(direction)):
+            others = _others(seen[sources[rows]], targets[rows])
+            competing = [_both(others, allowed) for allowed in allowed_rows(pools, rows)]
+            candidates[:, rows] = [1 + np.count_nonzero(cells, axis=1) for cells in competing]
+            for number, scorer in enumerate(scorers):
+                scores = _checked_scores(scorer, queries, rows, direction, world)
+                ahead = scores >= scores[np.arange(len(scores)), targets[rows]][:, None]
+                ranks[number, :, rows] = [1 + np.count_nonzero(ahead & cells, axis=1) for cells in competing]
+            bar.advance(rows.stop - rows.start)
+    return ranks, candidates
 
 
-def _ranks_of_block(scores: np.ndarray, targets: np.ndarray, seen: sparse.csr_matrix) -> np.ndarray:
+def _both(cells: np.ndarray, allowed: np.ndarray | None) -> np.ndarray:
+    return cells if allowed is None else cells & allowed
+
+
+def _others(seen: sparse.csr_matrix, targets: np.ndarray) -> np.ndarray:
+    """Who may compete with the target: bool [B, N], False for what was seen and for the target."""
     row = np.arange(len(targets))
-    ahead = scores >= scores[row, targets][:, None]
-    ahead[np.repeat(row, np.diff(seen.indptr)), seen.indices] = False
-    ahead[row, targets] = False
-    return 1 + np.count_nonzero(ahead, axis=1)
+    others = np.ones(seen.shape, dtype=bool)
+    others[np.repeat(row, np.diff(seen.indptr)), seen.indices] = False
+    others[row, targets] = False
+    return others
 
 
 def _checked_scores(
@@ -123,7 +152,7 @@ def sample_negatives(
     Returns:
         int32 [Q, n]; -1 fills the end of a row when fewer candidates can be drawn.
     """
-    seen = seen_csr(world, direction)
+    seen, (pool, *_) = seen_csr(world, direction), pools_for(queries, world, direction)
     sources, targets = queries.sources(direction), queries.targets(direction)
     weights = _weights(world, direction, candidates.kind)
     n, never = min(candidates.n, len(weights)), np.flatnonzero(weights == 0)
@@ -134,6 +163,8 @@ def sample_negatives(
         times /= np.maximum(weights, 1.0)
         times[:, never] = np.inf
         times[np.repeat(row, np.diff(block_seen.indptr)), block_seen.indices] = np.inf
+        if pool.allowed is not None:
+            times[~np.broadcast_to(pool.allowed(rows), times.shape)] = np.inf
         times[row, targets[rows]] = np.inf
         negatives[rows, :n] = _first_arrivals(times, n)
     return negatives

@@ -9,7 +9,7 @@ from typing import Any
 from duality.data.dataset import Dataset
 from duality.data.splits import Split, split_named
 from duality.errors import InputError
-from duality.evaluation.baselines import MostPopular, RecentPopularity, choose_window
+from duality.evaluation.baselines import LastActive, Markov, MostPopular, RecentPopularity, choose_window
 from duality.evaluation.neighbours import NearestNeighbours
 from duality.evaluation.protocol import evaluate as measure
 from duality.evaluation.queries import ITEM_TO_USER, USER_TO_ITEM, World, make_queries
@@ -31,7 +31,7 @@ def evaluate(
     protocol: str | None = None,
     split: str = "test",
     candidates: str = "full",
-    ks: Sequence[int] = (5, 10, 20),
+    ks: Sequence[int] | None = None,
     baselines: bool = False,
     run: Path | None = None,
     seed: int = 0,
@@ -151,4 +151,6 @@ def _baselines(dataset: Dataset, split: Split, world: World, direction: str) -> 
         earlier = world_of(dataset, split, "validation")
         days = choose_window(earlier, make_queries(earlier, split.hidden("validation"), direction), direction)
         scorers.append(RecentPopularity(world, direction, days))
-    return [*scorers, NearestNeighbours(world, direction)]
+        if direction == ITEM_TO_USER:
+            scorers.append(LastActive(world, direction))
+    return [*scorers, NearestNeighbours(world, direction), Markov(world, direction)]

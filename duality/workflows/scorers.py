@@ -1,7 +1,7 @@
 """A trained model as scorers for the evaluation, and the controls made of the same states.
 
-Every scorer answers with what is visible at the query: user states end at the last visible event,
-item states made from users end before the query's time.
+Every scorer answers with what is visible at the query: for item-to-user with times, users are as
+they were strictly before the query, and so are items that are made from users.
 
 Shapes: U users, I items, E events, D dimensions, B queries of a block.
 """
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from duality.data.dataset import Dataset
-from duality.data.histories import item_histories, user_histories
+from duality.data.histories import Histories, item_histories, user_histories
 from duality.embeddings import (
     item_vectors,
     packed_item_states,
@@ -22,9 +22,14 @@ from duality.embeddings import (
     stored_items,
     stored_users,
     user_states,
+    user_states_after,
 )
+from duality.evaluation.past import Clock
 from duality.evaluation.queries import USER_TO_ITEM, Queries
 from duality.model.two_sided import TwoSided
+
+# Stored users gathered at once for queries at different moments: 64 MB at 66 dimensions.
+GATHERED = 250_000
 
 
 class States:
@@ -41,10 +46,44 @@ class States:
 
     @cached_property
     def users(self) -> np.ndarray:
-        """float32 [U, D + 2], stored form."""
-        histories = user_histories(self.dataset, self.visible)
-        vectors = torch.from_numpy(self.items[:, : self.model.dim].copy())
-        return stored_users(self.model, user_states(self.model, self.dataset, histories, vectors))
+        """float32 [U, D + 2], stored form, after all visible events."""
+        return stored_users(self.model, user_states(self.model, self.dataset, self._histories, self._vectors))
+
+    @cached_property
+    def users_after(self) -> np.ndarray:
+        """float32 [H + U, D + 2], stored form: each user after 0, 1, ... of its visible events, in turn."""
+        states = user_states_after(self.model, self.dataset, self._histories, self._vectors)
+        return np.concatenate([stored_users(self.model, part) for part in states.split(65_536)])
+
+    @cached_property
+    def clock(self) -> Clock:
+        """Visible events of the users in time order."""
+        dataset = self.dataset
+        assert dataset.event_time is not None
+        events = self._histories.event
+        return Clock(dataset.event_user[events], dataset.event_time[events], dataset.num_users)
+
+    @cached_property
+    def _histories(self) -> Histories:
+        return user_histories(self.dataset, self.visible)
+
+    @property
+    def _vectors(self) -> torch.Tensor:
+        return torch.from_numpy(self.items[:, : self.model.dim].copy())
+
+    def user_scores(self, vectors: np.ndarray, queries: Queries, rows: slice) -> np.ndarray:
+        """Inner products of item vectors [B, D + 2] with all users as they were strictly before each
+        query, float32 [B, U]; as they are after all visible events where the log has no time."""
+        if queries.time is None or self.dataset.event_time is None:
+            return vectors @ self.users.T
+        counts = self.clock.counts(queries.time[rows])
+        start = self._histories.indptr[:-1] + np.arange(self.dataset.num_users)
+        scores = vectors @ self.users_after[start + counts[0]].T
+        changed = np.flatnonzero((counts != counts[0]).any(axis=0))
+        for part in np.array_split(changed, -(-len(changed) * len(vectors) // GATHERED) or 1):
+            states = self.users_after[start[part] + counts[:, part]]
+            scores[:, part] = np.matmul(states, vectors[:, :, None])[:, :, 0]
+        return scores
 
     @cached_property
     def item_histories(self) -> tuple[np.ndarray, np.ndarray]:
@@ -87,10 +126,9 @@ class ModelScorer:
 
     def score(self, queries: Queries, rows: slice, direction: str) -> np.ndarray:
         """float32 [B, I] or [B, U]."""
-        users, items = self.states.users, self.states.items
         if direction == USER_TO_ITEM:
-            return users[queries.user[rows]] @ items.T
-        return items[queries.item[rows]] @ users.T
+            return self.states.users[queries.user[rows]] @ self.states.items.T
+        return self.states.user_scores(self.states.items[queries.item[rows]], queries, rows)
 
 
 class ItemEncoderScorer:
@@ -115,7 +153,8 @@ class ItemEncoderScorer:
         last = states.item_histories[0][queries.item[rows]] + known - 1
         empty = states.model.empty_item.detach().numpy()
         vectors = np.where(known[:, None] > 0, self._packed[last.clip(min=0)], empty)
-        return vectors @ states.users[:, : states.model.dim].T + states.users[:, states.model.dim]
+        ends = np.tile(np.array([1.0, 0.0], np.float32), (len(vectors), 1))
+        return states.user_scores(np.concatenate((vectors, ends), axis=1), queries, rows)
 
 
 class CentredMean:
@@ -134,8 +173,9 @@ class CentredMean:
         return np.concatenate((np.zeros((1, rows.shape[1])), np.cumsum(rows, axis=0)))
 
     def score(self, queries: Queries, rows: slice, direction: str) -> np.ndarray:
-        """float64 [B, U]."""
+        """float32 [B, U]."""
         known = self.states.known_users(queries, rows)
         start = self.states.item_histories[0][queries.item[rows]]
         mean = (self._sums[start + known] - self._sums[start]) / known.clip(min=1)[:, None]
-        return mean @ self.states.users[:, : self.states.model.dim].T
+        vectors = np.concatenate((mean, np.zeros((len(mean), 2))), axis=1).astype(np.float32)
+        return self.states.user_scores(vectors, queries, rows)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from worlds import DAY, random_world
 
 from duality.errors import InputError
-from duality.evaluation.baselines import MostPopular, RecentPopularity, choose_window
+from duality.evaluation.baselines import LastActive, Markov, MostPopular, RecentPopularity, choose_window
 from duality.evaluation.neighbours import NearestNeighbours
 from duality.evaluation.queries import DIRECTIONS, Queries, World, make_queries
 from duality.evaluation.ranking import rank_full
@@ -113,7 +113,7 @@ def test_neighbours_equal_dense_cosine(seed: int, direction: str, shrink: float,
         np.sort(kept, axis=1), np.sort(top_only(cosine, neighbours), axis=1), atol=1e-6
     )
     np.testing.assert_allclose(kept[kept > 0], cosine[kept > 0], rtol=1e-5)
-    history = dense_pairs(world, world.visible, direction)[queries.sources(direction)]
+    history = np.stack([met_before(world, queries, q, direction) for q in range(len(queries))])
     scores = scorer.score(queries, all_rows(queries), direction)
     expected = history @ kept
     np.testing.assert_allclose(np.maximum(scores, 0), expected, atol=1e-5)
@@ -122,6 +122,56 @@ def test_neighbours_equal_dense_cosine(seed: int, direction: str, shrink: float,
     for row in scores:
         unrelated = row < 0
         assert (np.diff(row[unrelated][np.argsort(counts[unrelated])]) >= 0).all()
+
+
+def met_before(world: World, queries: Queries, q: int, direction: str) -> np.ndarray:
+    """What the source of a query had visibly met: for items, only users strictly before the query."""
+    source, target = world.event_ends(direction)
+    events = world.visible & (source == queries.sources(direction)[q])
+    if direction == "item-to-user" and world.event_time is not None:
+        events &= world.event_time < queries.time[q]
+    met = np.zeros(world.num_targets(direction))
+    met[target[events]] = 1.0
+    return met
+
+
+@given(SEEDS)
+@settings(deadline=None)
+def test_last_active_is_the_time_of_the_last_visible_event_before(seed: int) -> None:
+    world, hidden = random_world(seed)
+    queries = make_queries(world, hidden, "item-to-user")
+    if not len(queries):
+        return
+    scores = LastActive(world, "item-to-user").score(queries, all_rows(queries), "item-to-user")
+    for q in range(len(queries)):
+        for user in range(world.num_users):
+            past = world.visible & (world.event_user == user) & (world.event_time < queries.time[q])
+            assert scores[q, user] == max(world.event_time[past], default=-np.inf)
+
+
+@given(SEEDS, WAYS, st.booleans())
+@settings(deadline=None)
+def test_markov_counts_what_followed_the_last_one(seed: int, direction: str, timed: bool) -> None:
+    world, hidden = random_world(seed, timed=timed)
+    queries = make_queries(world, hidden, direction)
+    if not len(queries):
+        return
+    scores = Markov(world, direction).score(queries, all_rows(queries), direction)
+    source, target = world.event_ends(direction)
+    when = np.arange(len(source)) if world.event_time is None else world.event_time
+    order = sorted(range(len(source)), key=lambda e: (when[e], e))
+    follows = np.zeros((world.num_targets(direction),) * 2)
+    for row in range(world.num_sources(direction)):
+        chain = [target[e] for e in order if world.train[e] and source[e] == row]
+        for a, b in zip(chain, chain[1:]):
+            follows[a, b] += 1
+    for q in range(len(queries)):
+        row = queries.sources(direction)[q]
+        past = [e for e in order if world.visible[e] and source[e] == row]
+        if direction == "item-to-user" and timed:
+            past = [e for e in past if when[e] < queries.time[q]]
+        expected = follows[target[past[-1]]] if past else np.zeros(world.num_targets(direction))
+        np.testing.assert_array_equal(np.floor(scores[q] + 1), expected)
 
 
 def top_only(cosine: np.ndarray, neighbours: int) -> np.ndarray:

@@ -52,7 +52,9 @@ def test_document_holds_what_was_measured(direction: str, candidates: str) -> No
         *(f"{kind}@{k}" for kind in ("ndcg", "recall", "mrr") for k in (1, 5)),
         "recall@100",
         "auc",
+        *([f"lift@{p}%" for p in (1, 5, 10)] if direction == "item-to-user" else []),
     }
+    assert ("time_matched" in document) == (direction == "item-to-user" and candidates == "full")
     for name, difference in document["comparisons"][baseline].items():
         ours, theirs = document["metrics"][name], document["baselines"][baseline][name]
         assert ours["low"] <= ours["value"] <= ours["high"]
@@ -68,6 +70,13 @@ def test_values_are_means_of_the_metrics() -> None:
     for name, numbers in document["metrics"].items():
         assert numbers["value"] == pytest.approx(metrics.per_query(name, ranks, candidates).mean())
     assert document["baselines"] == document["comparisons"] == {}
+
+
+def test_a_cutoff_beyond_the_catalogue_is_refused() -> None:
+    world, hidden = random_world(6)
+    queries = make_queries(world, hidden, "user-to-item")
+    with pytest.raises(InputError, match="k = 10 is more than the 9 candidates"):
+        evaluate([MostPopular(world, "user-to-item")], queries, world, "user-to-item", ks=(5, 10))
 
 
 def test_no_query_left_is_bad_input() -> None:

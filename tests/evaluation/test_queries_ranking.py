@@ -24,8 +24,15 @@ def seen_pairs(world: World) -> set[tuple[int, int]]:
 
 def unseen_targets(world: World, queries: Queries, q: int, direction: str) -> list[int]:
     seen, source = seen_pairs(world), int(queries.sources(direction)[q])
-    pair = (lambda t: (source, t)) if direction == "user-to-item" else (lambda t: (t, source))
-    return [t for t in range(world.num_targets(direction)) if pair(t) not in seen]
+    if direction == "user-to-item":
+        return [t for t in range(world.num_items) if (source, t) not in seen]
+    users = [t for t in range(world.num_users) if (t, source) not in seen]
+    return [t for t in users if queries.time is None or active_before(world, t, queries.time[q])]
+
+
+def active_before(world: World, user: int, time: int) -> bool:
+    events = np.flatnonzero(world.visible & (world.event_user == user))
+    return any(world.event_time[e] < time for e in events)
 
 
 @given(SEEDS)
