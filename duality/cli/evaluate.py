@@ -34,6 +34,14 @@ SHOWN = ("ndcg@10", "recall@10", "recall@100", "auc")
 @click.option(
     "--run", "run_file", type=click.Path(path_type=Path), help="Measure these ranked lists instead."
 )
+@click.option(
+    "--time-matched",
+    "matched",
+    type=int,
+    default=500,
+    show_default=True,
+    help="Users in the time-matched pool of item-to-user queries.",
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 @json_option
 def evaluate(
@@ -46,6 +54,7 @@ def evaluate(
     cutoffs: str | None,
     baselines: bool,
     run_file: Path | None,
+    matched: int,
     seed: int,
     as_json: bool,
 ) -> None:
@@ -64,6 +73,7 @@ def evaluate(
         baselines=baselines,
         run=run_file,
         seed=seed,
+        matched=matched,
     )
     emit(report, as_json, lambda document: show_report(document))
 

@@ -22,16 +22,18 @@ class Split:
     """One division of the events.
 
     Args:
-        name: "leave-one-out" or "temporal".
+        name: "leave-one-out", "temporal", "cold-item", "cold-user" or "file:PATH".
         train: bool [E], events that the weights may see.
         validation: int64 events that choose epochs and settings.
         test: int64 events that are looked at once, at the end.
+        cold: rows of the items (or users) that are removed altogether, ascending; None for other splits.
     """
 
     name: str
     train: np.ndarray
     validation: np.ndarray
     test: np.ndarray
+    cold: np.ndarray | None = None
 
     def hidden(self, part: str) -> np.ndarray:
         """Events to be predicted in `part` ("validation" or "test")."""
@@ -85,15 +87,55 @@ def _first_per_user(dataset: Dataset, mask: np.ndarray) -> np.ndarray:
     return events[np.unique(dataset.event_user[events], return_index=True)[1]]
 
 
-SPLITS: dict[str, Callable[[Dataset], Split]] = {"leave-one-out": leave_one_out, "temporal": temporal}
+def cold_item(dataset: Dataset, *, share: float = 0.2, seed: int = 0) -> Split:
+    """A random `share` of the items is removed from training and from every history.
+
+    Test: all events of these items. Validation: the last remaining event of each user with three.
+    """
+    return _cold("cold-item", dataset, dataset.event_item, dataset.num_items, share, seed)
+
+
+def cold_user(dataset: Dataset, *, share: float = 0.2, seed: int = 0) -> Split:
+    """A random `share` of the users is removed from training and from every history.
+
+    Test: all events of these users. Validation: the last event of each other user with three.
+    """
+    return _cold("cold-user", dataset, dataset.event_user, dataset.num_users, share, seed)
+
+
+def _cold(name: str, dataset: Dataset, owner: np.ndarray, rows: int, share: float, seed: int) -> Split:
+    removed = np.zeros(rows, dtype=bool)
+    removed[np.random.default_rng(seed).permutation(rows)[: round(share * rows)]] = True
+    hidden = removed[owner]
+    kept = np.flatnonzero(~hidden)
+    user = dataset.event_user[kept]
+    last = np.append(user[1:] != user[:-1], True)
+    enough = np.bincount(user, minlength=dataset.num_users)[user] >= 3
+    validation = kept[last & enough]
+    train = ~hidden
+    train[validation] = False
+    return Split(name, train, validation, np.flatnonzero(hidden), np.flatnonzero(removed))
+
+
+SPLITS: dict[str, Callable[[Dataset], Split]] = {
+    "leave-one-out": leave_one_out,
+    "temporal": temporal,
+    "cold-item": cold_item,
+    "cold-user": cold_user,
+}
+FILE = "file:"
 
 
 def split_named(dataset: Dataset, name: str) -> Split:
-    """The split that `name` names.
+    """The split that `name` names; "file:PATH" reads it from a file (split_file.py).
 
     Raises:
         InputError: no such split, or the dataset lacks what it needs.
     """
+    if name.startswith(FILE):
+        from duality.data.split_file import read_split
+
+        return read_split(dataset, name)
     if name not in SPLITS:
-        raise InputError(f"no split '{name}': choose one of {', '.join(SPLITS)}")
+        raise InputError(f"no split '{name}': choose one of {', '.join(SPLITS)}, or {FILE}PATH")
     return SPLITS[name](dataset)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 
 from duality import metrics
 from duality.errors import InputError
@@ -32,11 +33,15 @@ from duality.evaluation.ranking import (
 WEIGHTS = {
     "leave-one-out": "trained on every event not hidden, also on events later than a query's moment",
     "temporal": "trained on events before the first cut only",
+    "cold-item": "trained without any event of the cold items, also on events later than a query's moment",
+    "cold-user": "trained without any event of the cold users, also on events later than a query's moment",
 }
 CUTOFFS = (5, 10, 20)
 HIDDEN = {
     "leave-one-out": "the last event of each user",
     "temporal": "the first event of each user after a point in time",
+    "cold-item": "all events of a random 20% of the items",
+    "cold-user": "all events of a random 20% of the users",
 }
 
 
@@ -82,8 +87,13 @@ def measure(
     ks: Sequence[int] | None = None,
     seed: int = 0,
     matched: int = MATCHED,
+    seen: sparse.csr_matrix | None = None,
 ) -> Measured:
-    """Rank the target of every query with every scorer; arguments as for `evaluate`."""
+    """Rank the target of every query with every scorer; arguments as for `evaluate`.
+
+    Args:
+        seen: bool [sources, targets], pairs that do not compete; by default the visible ones.
+    """
     check_direction(direction)
     who = parse_candidates(candidates)
     if not scorers or len({scorer.name for scorer in scorers}) < len(scorers):
@@ -95,7 +105,7 @@ def measure(
     pools = pools_for(queries, world, direction, matched=matched)
     if who.kind != "full":
         pools = pools[:1]
-    ranks, competing = _ranks(scorers, queries, world, direction, who, pools, seed)
+    ranks, competing = _ranks(scorers, queries, world, direction, who, pools, seed, seen)
     return Measured(queries, direction, who, pools, metric_names(asked, direction), ranks, competing)
 
 
@@ -190,10 +200,11 @@ def _ranks(
     who: Candidates,
     pools: Sequence[Pool],
     seed: int,
+    seen: sparse.csr_matrix | None,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     names = [scorer.name for scorer in scorers]
     if who.kind == "full":
-        ranks, competing = rank_pools(scorers, queries, world, direction, pools)
+        ranks, competing = rank_pools(scorers, queries, world, direction, pools, seen=seen)
         return dict(zip(names, ranks, strict=True)), competing
     negatives = sample_negatives(queries, world, direction, who, seed=seed)
     found = [rank_sampled(scorer, queries, world, direction, negatives) for scorer in scorers]

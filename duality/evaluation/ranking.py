@@ -87,9 +87,18 @@ def rank_full(
 
 
 def rank_pools(
-    scorers: Sequence[Scorer], queries: Queries, world: World, direction: str, pools: Sequence[Pool]
+    scorers: Sequence[Scorer],
+    queries: Queries,
+    world: World,
+    direction: str,
+    pools: Sequence[Pool],
+    *,
+    seen: sparse.csr_matrix | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rank every target among all candidates of each pool, by each scorer; every block is scored once.
+
+    Args:
+        seen: bool [sources, targets], pairs that do not compete; by default the visible ones.
 
     Returns:
         ranks int64 [scorers, pools, Q] (1 = best) and candidates int64 [pools, Q] (how many competed).
@@ -97,7 +106,7 @@ def rank_pools(
     Raises:
         DualityError: a scorer returned NaN or a block of the wrong shape.
     """
-    seen = seen_csr(world, direction)
+    seen = seen_csr(world, direction) if seen is None else seen
     sources, targets = queries.sources(direction), queries.targets(direction)
     ranks = np.empty((len(scorers), len(pools), len(queries)), dtype=np.int64)
     candidates = np.empty(ranks.shape[1:], dtype=np.int64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,16 @@ from duality.data.splits import Split, split_named
 from duality.errors import InputError
 from duality.evaluation.baselines import LastActive, Markov, MostPopular, RecentPopularity, choose_window
 from duality.evaluation.neighbours import NearestNeighbours
-from duality.evaluation.protocol import evaluate as measure
+from duality.evaluation.pools import MATCHED
+from duality.evaluation.protocol import Measured, measure, report
 from duality.evaluation.queries import ITEM_TO_USER, USER_TO_ITEM, World, make_queries
 from duality.evaluation.ranking import Scorer
 from duality.evaluation.runs import read_run
 from duality.model.folder import ModelFolder
 from duality.runtime import num_threads
+from duality.workflows.cold import evaluate_cold
 from duality.workflows.scorers import CentredMean, ItemEncoderScorer, ModelScorer, States
 from duality.workflows.train import dataset_of, world_of
-
-LATER = ("cold-item", "cold-user")
 
 
 def evaluate(
@@ -35,6 +36,7 @@ def evaluate(
     baselines: bool = False,
     run: Path | None = None,
     seed: int = 0,
+    matched: int = MATCHED,
 ) -> dict[str, Any]:
     """Measure a model, or the lists in `run`, one or both directions.
 
@@ -43,11 +45,15 @@ def evaluate(
         protocol: default is the one that the model was trained for.
         split: "test" or "validation".
         candidates: "full", "uniform:N" or "popularity:N".
+        ks: cutoffs of ndcg, recall and mrr [5, 10, 20].
         baselines: also fit and measure the baselines, on the same queries.
         run: ranked lists to measure instead of the model; needs one direction.
+        seed: of sampled candidates and of the bootstrap.
+        matched: users in the time-matched pool of item-to-user queries.
 
     Returns:
-        {direction: report}; see `duality.evaluation.protocol.evaluate`.
+        {direction: report}; see `duality.evaluation.protocol.evaluate`, and `evaluate_cold` for
+        cold items and users.
 
     Raises:
         InputError: the model was trained on other data or under another split, a protocol that
@@ -55,35 +61,78 @@ def evaluate(
     """
     folder = ModelFolder.open(model) if model is not None else None
     dataset = _dataset(folder, data)
-    if protocol in LATER:
-        raise InputError(f"protocol {protocol} is not in this version: choose leave-one-out or temporal")
     wanted = protocol or (folder.config["split"]["name"] if folder else "leave-one-out")
     division = split_named(dataset, wanted)
     _check_trained_for(folder, wanted)
     if run is not None and direction == "both":
         raise InputError("--run holds lists of one direction: add --direction user-to-item or item-to-user")
-    report = {}
-    for name in (USER_TO_ITEM, ITEM_TO_USER) if direction == "both" else (direction,):
-        world = world_of(dataset, division, split)
-        queries = make_queries(world, division.hidden(split), name)
-        scorers = _scorers(folder, dataset, division, world, name, run=run, baselines=baselines)
-        part = measure(
-            scorers,
-            queries,
-            world,
-            name,
-            candidates=candidates,
-            ks=ks,
-            seed=seed,
-            protocol=wanted,
-            split=split,
+    if matched < 1:
+        raise InputError(f"{matched} time-matched users: give at least 1")
+    how = {"candidates": candidates, "ks": ks, "seed": seed, "matched": matched}
+    task = Task(folder, dataset, division, split, baselines, run, how)
+    names = (USER_TO_ITEM, ITEM_TO_USER) if direction == "both" else (direction,)
+    cold = division.cold is not None and split == "test"
+    return {name: _cold(task, name) if cold else _ordinary(task, name) for name in names}
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What is measured on what.
+
+    Args:
+        folder: the model, if there is one.
+        dataset, division, split: the log, its division, and the part that is asked.
+        baselines: whether baselines are measured too.
+        run: ranked lists instead of the model.
+        how: `candidates`, `ks`, `seed` and `matched` of `duality.evaluation.protocol.evaluate`.
+    """
+
+    folder: ModelFolder | None
+    dataset: Dataset
+    division: Split
+    split: str
+    baselines: bool
+    run: Path | None
+    how: dict[str, Any]
+
+
+def measured(task: Task, direction: str) -> tuple[Measured, list[Scorer]]:
+    """Ranks of every scorer for one direction, and the scorers."""
+    world = world_of(task.dataset, task.division, task.split)
+    queries = make_queries(world, task.division.hidden(task.split), direction)
+    scorers = _scorers(
+        task.folder,
+        task.dataset,
+        task.division,
+        world,
+        direction,
+        run=task.run,
+        baselines=task.baselines,
+    )
+    return measure(scorers, queries, world, direction, **task.how), scorers
+
+
+def _ordinary(task: Task, direction: str) -> dict[str, Any]:
+    found, scorers = measured(task, direction)
+    part = report(found, protocol=task.division.name, split=task.split, seed=task.how["seed"])
+    part["protocol"]["windows"] = {
+        scorer.name: f"{scorer.days} days, chosen on validation"
+        for scorer in scorers
+        if isinstance(scorer, RecentPopularity)
+    }
+    return part
+
+
+def _cold(task: Task, direction: str) -> dict[str, Any]:
+    if task.folder is None or task.run is not None or task.how["candidates"] != "full":
+        raise InputError(
+            f"{task.division.name} ranks all candidates with a model: leave out --run and --candidates"
         )
-        windows = {
-            s.name: f"{s.days} days, chosen on validation" for s in scorers if isinstance(s, RecentPopularity)
-        }
-        part["protocol"]["windows"] = windows
-        report[name] = part
-    return report
+    world = world_of(task.dataset, task.division, "test")
+    how = {key: value for key, value in task.how.items() if key != "candidates"}
+    return evaluate_cold(
+        task.folder, task.dataset, task.division, world, direction, baselines=task.baselines, **how
+    )
 
 
 def _dataset(folder: ModelFolder | None, data: Path | None) -> Dataset:

@@ -71,6 +71,13 @@ class States:
     def _vectors(self) -> torch.Tensor:
         return torch.from_numpy(self.items[:, : self.model.dim].copy())
 
+    def users_before(self, events: np.ndarray) -> np.ndarray:
+        """float32 [B, D + 2], stored form: the users of events int64 [B], visible or not, after the
+        visible events that come before in their own order."""
+        user, histories = self.dataset.event_user[events].astype(np.int64), self._histories
+        count = np.searchsorted(histories.event, events) - histories.indptr[user]
+        return self.users_after[histories.indptr[user] + user + count]
+
     def user_scores(self, vectors: np.ndarray, queries: Queries, rows: slice) -> np.ndarray:
         """Inner products of item vectors [B, D + 2] with all users as they were strictly before each
         query, float32 [B, U]; as they are after all visible events where the log has no time."""
