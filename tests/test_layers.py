@@ -19,6 +19,9 @@ GROUND = (
     "predicates",
     "predicates_syntax",
     "predicates_sql",
+    "samplers",
+    "sampler_specs",
+    "calibration",
 )
 LAYERS = [
     GROUND,

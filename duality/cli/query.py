@@ -19,6 +19,8 @@ data_option = click.option(
 k_option = click.option("-k", type=click.IntRange(min=1), default=10, show_default=True, help="How many.")
 where_option = click.option("--where", metavar="EXPR", help='Filter on attributes, e.g. "year >= 1990".')
 
+_NUMBERS = {"probability": "p", "draw_probability": "draw", "inclusion_probability": "incl"}
+
 
 @click.command()
 @index_option
@@ -33,6 +35,8 @@ where_option = click.option("--where", metavar="EXPR", help='Filter on attribute
 @click.option("--at", metavar="TIME", help="Request time, for encoders that use it.")
 @click.option("--temperature", type=click.FloatRange(min=0, min_open=True), help="Sample instead of ranking.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the sampling.")
+@click.option("--exact", is_flag=True, help="With --temperature: draw among all, not among the best.")
+@click.option("--probabilities", is_flag=True, help="Also the probability by the model's score calibration.")
 @click.option("--explain", is_flag=True, help="Say how the index was searched, and why.")
 @json_option
 def query(
@@ -48,6 +52,8 @@ def query(
     at: str | None,
     temperature: float | None,
     seed: int,
+    exact: bool,
+    probabilities: bool,
     explain: bool,
     as_json: bool,
 ) -> None:
@@ -68,18 +74,21 @@ def query(
         temperature=temperature,
         seed=seed,
         explain=explain,
+        probabilities=probabilities,
+        exact=exact,
     )
     emit(document, as_json, show_answer)
 
 
 def show_answer(document: dict[str, Any]) -> None:
-    """Print one line per result: rank, score, id and the attributes that are set."""
+    """Print one line per result: rank, score, probabilities if any, id and the attributes that are set."""
     show_plan(document)
     if not document["results"]:
         click.echo("nothing matches")
     for row in document["results"]:
         shown = ", ".join(_shown(value) for value in row["attributes"].values() if value not in (None, False))
-        click.echo(f"{row['rank']:4}  {row['score']:8.3f}  {row['id']:12}  {shown}"[:140].rstrip())
+        numbers = "".join(f"  {name} {row[key]:.4f}" for key, name in _NUMBERS.items() if key in row)
+        click.echo(f"{row['rank']:4}  {row['score']:8.3f}{numbers}  {row['id']:12}  {shown}"[:140].rstrip())
 
 
 def _shown(value: Any) -> str:
@@ -93,6 +102,9 @@ def _shown(value: Any) -> str:
 @click.option("--items", "items_from", metavar="all|FILE", help="Users for these items.")
 @k_option
 @where_option
+@click.option("--temperature", type=click.FloatRange(min=0, min_open=True), help="Sample instead of ranking.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the sampling.")
+@click.option("--probabilities", is_flag=True, help="Also the probability by the model's score calibration.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Parquet file to write.")
 @json_option
 def recommend(
@@ -102,6 +114,9 @@ def recommend(
     items_from: str | None,
     k: int,
     where: str | None,
+    temperature: float | None,
+    seed: int,
+    probabilities: bool,
     out: Path,
     as_json: bool,
 ) -> None:
@@ -113,7 +128,17 @@ def recommend(
 
     side, who = ("users", users_from) if users_from is not None else ("items", items_from or "")
     with Index.open(index or home() / "indexes/default", data=data) as opened:
-        document = run(opened, side, who, out, k=k, where=where)
+        document = run(
+            opened,
+            side,
+            who,
+            out,
+            k=k,
+            where=where,
+            temperature=temperature,
+            seed=seed,
+            probabilities=probabilities,
+        )
     emit(
         document,
         as_json,

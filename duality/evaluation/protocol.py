@@ -24,11 +24,13 @@ from duality.evaluation.queries import ITEM_TO_USER, USER_TO_ITEM, Queries, Worl
 from duality.evaluation.ranking import (
     Candidates,
     Scorer,
+    count_candidates,
     parse_candidates,
     rank_pools,
     rank_sampled,
     sample_negatives,
 )
+from duality.evaluation.sampled import corrected
 
 WEIGHTS = {
     "leave-one-out": "trained on every event not hidden, also on events later than a query's moment",
@@ -37,6 +39,8 @@ WEIGHTS = {
     "cold-user": "trained without any event of the cold users, also on events later than a query's moment",
 }
 CUTOFFS = (5, 10, 20)
+# Least error on our own full ranks of the estimators that work query by query (docs/sampled-metrics.md).
+ESTIMATOR = "constrained"
 HIDDEN = {
     "leave-one-out": "the last event of each user",
     "temporal": "the first event of each user after a point in time",
@@ -56,6 +60,7 @@ class Measured:
         names: M metrics.
         ranks: int64 [P, Q] by scorer, 1 = best.
         competing: int64 [P, Q], candidates, the target included.
+        full: int64 [Q], candidates there would be without sampling; None for full ranking.
     """
 
     queries: Queries
@@ -65,6 +70,7 @@ class Measured:
     names: Sequence[str]
     ranks: dict[str, np.ndarray]
     competing: np.ndarray
+    full: np.ndarray | None = None
 
     @property
     def clusters(self) -> np.ndarray:
@@ -106,7 +112,9 @@ def measure(
     if who.kind != "full":
         pools = pools[:1]
     ranks, competing = _ranks(scorers, queries, world, direction, who, pools, seed, seen)
-    return Measured(queries, direction, who, pools, metric_names(asked, direction), ranks, competing)
+    uniform = who.kind == "uniform"
+    full = count_candidates(queries, world, direction, pools[0], seen) if uniform else None
+    return Measured(queries, direction, who, pools, metric_names(asked, direction), ranks, competing, full)
 
 
 def evaluate(
@@ -161,6 +169,8 @@ def report(measured: Measured, *, protocol: str, split: str, seed: int) -> dict[
         "queries": len(measured.queries),
         **_tables(measured, 0, seed),
     }
+    if measured.full is not None:
+        part["corrected"] = {"estimator": ESTIMATOR, **_corrected(measured, seed)}
     for number, pool in enumerate(measured.pools[1:], start=1):
         part[pool.name.replace("-", "_")] = {
             "candidates": pool.words,
@@ -168,6 +178,26 @@ def report(measured: Measured, *, protocol: str, split: str, seed: int) -> dict[
             **_tables(measured, number, seed),
         }
     return part
+
+
+def _corrected(measured: Measured, seed: int) -> dict[str, Any]:
+    """What full ranking would give, estimated from sampled ranks: `metrics` and `baselines`."""
+    assert measured.full is not None
+    names, drawn = measured.names, measured.competing[0] - 1
+    # A query whose candidates were all drawn needs no correction.
+    some = np.maximum(drawn, 1)
+    tables = {}
+    for scorer, ranks in measured.ranks.items():
+        values = [
+            corrected(
+                name, np.minimum(ranks[0], some + 1), some, np.maximum(measured.full, 2), estimator=ESTIMATOR
+            )
+            for name in names
+        ]
+        found = cluster_bootstrap(np.stack(values, axis=1), measured.clusters, seed=seed)
+        tables[scorer] = _table(names, found)
+    first, *rest = tables
+    return {"metrics": tables[first], "baselines": {name: tables[name] for name in rest}}
 
 
 def cutoffs(ks: Sequence[int] | None, targets: int) -> Sequence[int]:

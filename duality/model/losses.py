@@ -19,7 +19,12 @@ class _Softmax(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, queries: Tensor, positives: Tensor, candidates: Tensor, columns: Tensor, offset: float
+        ctx: Any,
+        queries: Tensor,
+        positives: Tensor,
+        candidates: Tensor,
+        columns: Tensor,
+        offset: float | Tensor,
     ) -> tuple[Tensor, Tensor]:
         loss, log_partition = queries.new_zeros(()), queries.new_empty(queries.shape[0])
         grad_queries, grad_positives = torch.empty_like(queries), torch.empty_like(positives)
@@ -52,7 +57,7 @@ class _Softmax(torch.autograd.Function):
 
 
 def softmax_loss(
-    queries: Tensor, positives: Tensor, candidates: Tensor, columns: Tensor, *, offset: float = 0.0
+    queries: Tensor, positives: Tensor, candidates: Tensor, columns: Tensor, *, offset: float | Tensor = 0.0
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy of each row's positive against shared candidates, without storing the scores.
 
@@ -62,11 +67,15 @@ def softmax_loss(
         candidates: float [M, D], shared by all rows.
         columns: int64 [P]: which candidate is the row's own positive, -1 for none. That candidate
             does not compete.
-        offset: added to the scores of candidates: log(N / M) makes M uniform negatives stand for
-            all N, so that the returned log-partition estimates that of all items.
+        offset: added to the scores of candidates, one number or float [M]: log(N / M) makes M uniform
+            negatives stand for all N, -log(n q) does so for n draws with probabilities q, so that the
+            returned log-partition estimates that of all items. The positive is there whatever was
+            drawn and its score is left alone.
 
     Returns:
         Scalar mean loss in nats, and log Z float [P] (no gradient).
+
+    Source: the positive that is not importance-weighted: Khrylchenko et al. 2025, arXiv 2507.09331.
     """
     return _Softmax.apply(queries, positives, candidates, columns, offset)
 

@@ -23,14 +23,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from pydantic import field_validator, model_validator
 from torch import Tensor
 from torch.nn import functional
 
 from duality.config import Config
 from duality.encoders.base import Layout
+from duality.errors import InputError
 from duality.model.bank import StateBank
 from duality.model.losses import cycle_loss, masked_softmax_loss, softmax_loss
+from duality.model.negatives import draw_negatives
 from duality.model.two_sided import TwoSided, before_each
+from duality.sampler_specs import parse_sampler
+from duality.samplers import Sampler, Uniform
 
 
 class LossConfig(Config):
@@ -42,11 +47,27 @@ class LossConfig(Config):
     items_compete: float = 0.5
     cycle_item: float = 0.1
     cycle_user: float = 0.1
-    negatives: int = 0  # uniform negatives shared by a batch; 0 takes every item
+    negatives: int = 0  # negatives drawn per batch and shared by its rows; 0 takes every item
+    sampler: str = "uniform"  # who is drawn: uniform, popularity:BETA, batch, hard:K, mixture:W*A+W*B
     queries: int = 1024  # rows sampled for each user-side competition
     item_queries: int = 512  # rows sampled from the item batch
     cycle_rows: int = 2048  # rows of the user batch that are remade from generated items
     temperature: float = 0.07  # of the cycles' cosines
+
+    @field_validator("sampler")
+    @classmethod
+    def _known_sampler(cls, text: str) -> str:
+        try:
+            parse_sampler(text)
+        except InputError as error:
+            raise ValueError(str(error)) from None
+        return text
+
+    @model_validator(mode="after")
+    def _something_to_draw(self) -> LossConfig:
+        if self.sampler != "uniform" and self.negatives < 1:
+            raise ValueError(f"sampler {self.sampler} draws nothing while negatives is 0: set loss.negatives")
+        return self
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +97,7 @@ class Objective:
         config: weights and sizes.
         user_bank, item_bank: states just before each event.
         rng: draws negatives and query rows.
+        sampler: of the next-item loss's negatives; uniform by default.
     """
 
     def __init__(
@@ -85,8 +107,11 @@ class Objective:
         user_bank: StateBank,
         item_bank: StateBank,
         rng: np.random.Generator,
+        *,
+        sampler: Sampler | None = None,
     ) -> None:
         self.model, self.config, self.rng = model, config, rng
+        self.sampler = sampler or Uniform(len(model.item_table))
         self.user_bank, self.item_bank = user_bank, item_bank
 
     @property
@@ -116,7 +141,7 @@ class Objective:
         states = self.model.user_states(vectors, batch.layout)
         before = before_each(states, self.model.empty_user, batch.layout)
         losses = {}
-        candidates, column, offset = self._item_candidates(batch.members)
+        candidates, column, offset = self._item_candidates(batch.members, before)
         if self.config.next_item:
             losses["next_item"], log_partition = softmax_loss(
                 before, vectors, candidates, column, offset=offset
@@ -135,17 +160,14 @@ class Objective:
             losses["users_compete"] = masked_softmax_loss(vectors[rows] @ state.T - partition, forbidden)
         return before, losses
 
-    def _item_candidates(self, items: np.ndarray) -> tuple[Tensor, Tensor, float]:
+    def _item_candidates(self, items: np.ndarray, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Items that compete for each state: vectors [M, D], the column of each row's own item
-        (-1: not drawn), and what to add to their scores so that they stand for all items."""
+        (-1: not drawn), and what to add to their scores so that they stand for all items, [M]."""
         table, wanted = self.model.item_table, self.config.negatives
         if not wanted or wanted >= len(table):
-            return table, self._tensor(items), 0.0
-        drawn = np.unique(self.rng.integers(len(table), size=wanted))
-        column = np.searchsorted(drawn, items).clip(max=len(drawn) - 1)
-        column = np.where(drawn[column] == items, column, -1)
-        offset = float(np.log(len(table) / len(drawn)))
-        return table[self._tensor(drawn)], self._tensor(column), offset
+            return table, self._tensor(items), table.new_zeros(len(table))
+        drawn, column, offset = draw_negatives(self.sampler, wanted, items, states, self.rng)
+        return table[self._tensor(drawn)], self._tensor(column), self._tensor(offset).to(table.dtype)
 
     def _item_side(self, batch: Batch, users: Batch, live: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         config = self.config

@@ -6,12 +6,14 @@ Shapes: Q queries, k results per query, D dimensions, P candidates in the sampli
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from duality.errors import InputError
+from duality.retrieval.sampling import draw
 
 # Sampling draws from this many times k candidates: the tail beyond has next to no chance at
 # temperatures for which sampling is sensible.
@@ -33,6 +35,26 @@ class Searchable(Protocol):
     ) -> Results: ...
 
 
+@dataclass(frozen=True, eq=False)
+class Sampled:
+    """A draw without replacement per query, highest score first; None, -inf and 0 pad.
+
+    Attributes:
+        ids: object [Q, k] of str.
+        scores: float32 [Q, k].
+        draw_probability: float64 [Q, k], p: softmax(score / temperature) over the pool.
+        inclusion_probability: float64 [Q, k], q: the chance of being in the draw, given its
+            threshold. p / q weighs what was shown; see `retrieval/sampling.py`.
+        candidates: int64 [Q], how many records the probabilities are normalised over.
+    """
+
+    ids: NDArray[np.object_]
+    scores: NDArray[np.float32]
+    draw_probability: NDArray[np.float64]
+    inclusion_probability: NDArray[np.float64]
+    candidates: NDArray[np.int64]
+
+
 def retrieve(
     side: Searchable,
     vectors: NDArray[np.float32],
@@ -52,8 +74,7 @@ def retrieve(
         k: results per query.
         where: filter over attributes.
         exclude: per query, ids that must not be returned.
-        temperature: None for the best k. Else k are drawn without replacement from
-            softmax(score / temperature) over the best max(500, 20 k); > 0, in units of scores.
+        temperature: None for the best k, else a draw; see `retrieve_sample`.
         seed: makes the draw repeatable.
         exact: score every record instead of using the search structure.
 
@@ -65,25 +86,53 @@ def retrieve(
     """
     if temperature is None:
         return side.search(vectors, k, where, exclude, exact)
-    if not (np.isfinite(temperature) and temperature > 0):
-        raise InputError(f"temperature {temperature}: give a number above 0")
-    pool = max(POOL_LEAST, POOL_FACTOR * k)
-    ids, scores = side.search(vectors, pool, where, exclude, exact)
-    chosen = sample(scores, k, temperature, seed)
-    return np.take_along_axis(ids, chosen, 1), np.take_along_axis(scores, chosen, 1)
+    drawn = retrieve_sample(
+        side, vectors, k, temperature=temperature, where=where, exclude=exclude, seed=seed, exact=exact
+    )
+    return drawn.ids, drawn.scores
 
 
-def sample(scores: NDArray[np.float32], k: int, temperature: float, seed: int) -> NDArray[np.int64]:
-    """Draw k columns per row without replacement from softmax(scores / temperature).
+def retrieve_sample(
+    side: Searchable,
+    vectors: NDArray[np.float32],
+    k: int = 10,
+    *,
+    temperature: float,
+    where: str | None = None,
+    exclude: Sequence[Sequence[str]] | None = None,
+    seed: int = 0,
+    keys: Sequence[str] | None = None,
+    pool: int | None = None,
+    exact: bool = False,
+) -> Sampled:
+    """A draw of k records per query, without replacement, from softmax(score / temperature).
+
+    The softmax is over the pool: the best `pool` records that the filter and `exclude` leave. A
+    pool as large as the side, searched with `exact`, is the softmax over everything.
 
     Args:
-        scores: [Q, P], highest first; -inf is never drawn before a finite score.
+        side, vectors, k, where, exclude, exact: as `retrieve`.
+        temperature: > 0, in units of scores.
+        seed: same seed and key, same draw, whatever else is in the batch.
+        keys: who asks, one per query; None takes the query vector itself, so that equal vectors
+            draw alike.
+        pool: candidates per query; None takes max(500, 20 k).
 
-    Returns:
-        Columns int64 [Q, min(k, P)], ascending, hence highest score first.
-
-    The k largest of score / temperature + Gumbel noise are such a draw (Kool et al., 2019).
+    Raises:
+        InputError: temperature is not a positive number, or the pool is smaller than k.
     """
-    noise = np.random.default_rng(seed).gumbel(size=scores.shape)
-    keys = scores.astype(np.float64) / temperature + noise
-    return np.sort(np.argsort(-keys, axis=1, kind="stable")[:, :k], axis=1)
+    if not (np.isfinite(temperature) and temperature > 0):
+        raise InputError(f"temperature {temperature}: give a number above 0")
+    wanted = max(POOL_LEAST, POOL_FACTOR * k) if pool is None else pool
+    if wanted < k:
+        raise InputError(f"a pool of {wanted} candidates cannot give {k}: enlarge it or ask for fewer")
+    ids, scores = side.search(vectors, wanted, where, exclude, exact)
+    asking = [row.tobytes() for row in np.ascontiguousarray(vectors)] if keys is None else keys
+    drawn = draw(scores, k, temperature, seed, asking)
+    return Sampled(
+        np.take_along_axis(ids, drawn.columns, 1),
+        np.take_along_axis(scores, drawn.columns, 1),
+        drawn.draw_probability,
+        drawn.inclusion_probability,
+        np.isfinite(scores).sum(axis=1),
+    )

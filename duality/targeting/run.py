@@ -38,7 +38,7 @@ def target(
     Returns:
         `campaigns` [{id, size, asked, unfilled, eligible, mean_score, lowest_score}] with
         `size` the users found, `objective`, `bound`, `gap`, `greedy_objective`,
-        `greedy_unfilled`, `cap`, and `out` (None for a dry run).
+        `greedy_unfilled`, `cap`, `scores` (the unit of all values), and `out` (None for a dry run).
 
     Raises:
         InputError: the campaign file does not fit the index, or `out` is somebody else's.
@@ -46,7 +46,8 @@ def target(
     """
     file = read_campaigns(Path(campaigns_path))
     people = population(index.users)
-    values = campaign_values(index, people, file.campaigns)
+    calibrated = file.run.scores == "probability"
+    values = campaign_values(index, people, file.campaigns, calibrated=calibrated)
     sizes = [campaign.size for campaign in file.campaigns]
     assignment = assign(values, sizes, file.run.cap)
     document = _document(file, values, assignment)
@@ -84,6 +85,7 @@ def _document(file: CampaignFile, values: np.ndarray, assignment: Assignment) ->
         "greedy_objective": total_value(values, rows),
         "greedy_unfilled": sum(sizes) - sum(map(len, rows)),
         "cap": file.run.cap,
+        "scores": file.run.scores,
     }
 
 

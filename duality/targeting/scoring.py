@@ -8,6 +8,9 @@ mean over all users taken off first because vectors share one large common direc
 is popularity. The seeds themselves are not candidates. These values are not log-probabilities:
 in a run that mixes both kinds, the total adds different units.
 
+With `scores = "probability"` a campaign for items is worth the mean over its items of the
+calibrated probability, so the total of a run is the expected number of takers.
+
 Shapes: C campaigns, U users, D dimensions.
 """
 
@@ -21,6 +24,8 @@ import numpy as np
 
 from duality.errors import ConfigError, FilterError, InputError, UnknownIdError, suggestion
 from duality.targeting.spec import Campaign
+
+_USERS_AT_ONCE = 65_536
 
 
 class UserSource(Protocol):
@@ -45,6 +50,12 @@ class TargetingIndex(Protocol):
 
     @property
     def items(self) -> ItemSource: ...
+
+    def probabilities(self, scores: np.ndarray, users: Sequence[str]) -> np.ndarray:
+        """Calibrated probabilities float64 [U, N] of scores float [U, N], a row per user.
+
+        Raises InputError where there is no score calibration. Only asked for when a run wants it.
+        """
 
     @property
     def fingerprint(self) -> str:
@@ -80,8 +91,13 @@ def population(users: UserSource) -> Population:
     return Population(ordered, np.asarray(vectors)[order], {text: row for row, text in enumerate(ordered)})
 
 
-def campaign_values(index: TargetingIndex, people: Population, campaigns: Sequence[Campaign]) -> np.ndarray:
+def campaign_values(
+    index: TargetingIndex, people: Population, campaigns: Sequence[Campaign], *, calibrated: bool = False
+) -> np.ndarray:
     """Value of every user for every campaign.
+
+    Args:
+        calibrated: campaigns for items are worth probabilities instead of log-probabilities.
 
     Returns:
         float64 [C, U]; -inf for a user who is not eligible.
@@ -92,23 +108,35 @@ def campaign_values(index: TargetingIndex, people: Population, campaigns: Sequen
     """
     values = np.empty((len(campaigns), len(people.ids)))
     for row, campaign in enumerate(campaigns):
-        values[row] = _scores(index, people, campaign)
+        values[row] = _scores(index, people, campaign, calibrated)
         values[row, ~_eligible(index, people, campaign)] = -np.inf
         if campaign.min_score is not None:
             values[row, values[row] < campaign.min_score] = -np.inf
     return values
 
 
-def _scores(index: TargetingIndex, people: Population, campaign: Campaign) -> np.ndarray:
+def _scores(index: TargetingIndex, people: Population, campaign: Campaign, calibrated: bool) -> np.ndarray:
     if campaign.items:
         try:
             items = np.asarray(index.items.get_vectors(list(campaign.items)))
         except UnknownIdError as error:
             raise UnknownIdError(f"campaign '{campaign.id}': {error}") from None
+        if calibrated:
+            return _probabilities(index, people, items)
         return people.vectors @ items.mean(axis=0)
     centre = people.vectors.mean(axis=0)
     seeds = people.vectors[_seed_rows(people, campaign)]
     return (people.vectors - centre) @ (seeds.mean(axis=0) - centre)
+
+
+def _probabilities(index: TargetingIndex, people: Population, items: np.ndarray) -> np.ndarray:
+    """Mean over items of each user's probability, float64 [U]; blocks of users bound the memory."""
+    parts = []
+    for start in range(0, len(people.ids), _USERS_AT_ONCE):
+        block = slice(start, start + _USERS_AT_ONCE)
+        found = index.probabilities(people.vectors[block] @ items.T, people.ids[block])
+        parts.append(found.mean(axis=1))
+    return np.concatenate(parts)
 
 
 def _seed_rows(people: Population, campaign: Campaign) -> list[int]:

@@ -2,6 +2,7 @@
 
 [run]
 cap = 1                       # campaigns per user at most
+scores = "probability"        # by the model's score calibration; default "log-probability"
 
 [[campaign]]
 id = "spring"
@@ -16,7 +17,7 @@ min_score = -9.5              # optional: no user below
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -28,6 +29,10 @@ class RunSettings(Config):
     """What holds for all campaigns together."""
 
     cap: int = Field(1, ge=1, description="campaigns per user at most")
+    scores: Literal["log-probability", "probability"] = Field(
+        "log-probability",
+        description="what a user is worth: log p(item | user), or its calibrated probability",
+    )
 
 
 class Campaign(Config):
@@ -66,6 +71,7 @@ def read_campaigns(path: Path) -> CampaignFile:
     settings = validate(RunSettings, run, source=f"{path}: run")
     campaigns = tuple(_campaign(section, number, path) for number, section in enumerate(sections, start=1))
     _refuse_repeated_ids(campaigns, path)
+    _refuse_uncalibrated(settings, campaigns, path)
     return CampaignFile(run=settings, campaigns=campaigns)
 
 
@@ -87,3 +93,12 @@ def _refuse_repeated_ids(campaigns: tuple[Campaign, ...], path: Path) -> None:
         if campaign.id in known:
             raise ConfigError(f"{path}: campaign '{campaign.id}': a second campaign with this id")
         known.add(campaign.id)
+
+
+def _refuse_uncalibrated(settings: RunSettings, campaigns: tuple[Campaign, ...], path: Path) -> None:
+    seeded = [campaign.id for campaign in campaigns if campaign.seed_users]
+    if settings.scores == "probability" and seeded:
+        raise ConfigError(
+            f"{path}: campaign '{seeded[0]}': likeness to seed users has no probability: give items, or leave "
+            'out scores = "probability"'
+        )

@@ -25,6 +25,7 @@ from duality.data.histories import Histories
 from duality.encoders.base import Layout
 from duality.errors import InputError, TrainingError
 from duality.model.bank import StateBank
+from duality.model.negatives import item_sampler
 from duality.model.objective import Batch, LossConfig, Objective
 from duality.model.two_sided import TwoSided
 from duality.runtime import progress
@@ -86,6 +87,8 @@ class Trainer:
     ) -> None:
         self.model, self.events, self.users, self.items = model.to(device), events, users, items
         self.loss, self.config, self.folder, self.device = loss, config, folder, device
+        counts = np.bincount(events.item[users.event], minlength=len(model.item_table))
+        self.sampler = item_sampler(loss.sampler, counts, self.model.item_table)
         self.user_bank = StateBank(len(events.user), model.dim)
         self.item_bank = StateBank(len(events.user), model.dim)
         self.optimizer = torch.optim.AdamW(
@@ -149,7 +152,9 @@ class Trainer:
         rng = np.random.default_rng([self.config.seed, epoch])
         torch.manual_seed(int(rng.integers(1 << 62)))
         self.model.train()
-        objective = Objective(self.model, self.loss, self.user_bank, self.item_bank, rng)
+        objective = Objective(
+            self.model, self.loss, self.user_bank, self.item_bank, rng, sampler=self.sampler
+        )
         batches = row_batches(self.users, self.config.rows, rng)
         rng.shuffle(batches)
         with_items = self.two_sided and epoch > self.config.warmup_epochs

@@ -10,6 +10,7 @@ from typing import Any
 from duality.data.dataset import Dataset
 from duality.data.splits import Split, split_named
 from duality.errors import InputError
+from duality.evaluation import factors
 from duality.evaluation.baselines import LastActive, Markov, MostPopular, RecentPopularity, choose_window
 from duality.evaluation.neighbours import NearestNeighbours
 from duality.evaluation.pools import MATCHED
@@ -18,7 +19,7 @@ from duality.evaluation.queries import ITEM_TO_USER, USER_TO_ITEM, World, make_q
 from duality.evaluation.ranking import Scorer
 from duality.evaluation.runs import read_run
 from duality.model.folder import ModelFolder
-from duality.runtime import num_threads
+from duality.runtime import num_threads, say
 from duality.workflows.cold import evaluate_cold
 from duality.workflows.scorers import CentredMean, ItemEncoderScorer, ModelScorer, States
 from duality.workflows.train import dataset_of, world_of
@@ -202,4 +203,9 @@ def _baselines(dataset: Dataset, split: Split, world: World, direction: str) -> 
         scorers.append(RecentPopularity(world, direction, days))
         if direction == ITEM_TO_USER:
             scorers.append(LastActive(world, direction))
-    return [*scorers, NearestNeighbours(world, direction), Markov(world, direction)]
+    scorers += [NearestNeighbours(world, direction), Markov(world, direction)]
+    if factors.installed():
+        scorers += [factors.Factorised(world, kind, threads=num_threads()) for kind in ("als", "bpr")]
+    else:
+        say(f"als and bpr are left out: {factors.EXTRA}")
+    return scorers

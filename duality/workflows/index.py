@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,8 +19,11 @@ from duality.errors import InputError
 from duality.index.pair import Pair
 from duality.index.side import Side
 from duality.index.stores import open_index
-from duality.retrieval.retrieve import retrieve
 from duality.retrieval.seen import seen_items, seen_users
+from duality.workflows.answers import Sample, answer, drawn
+
+if TYPE_CHECKING:
+    from duality.calibration import Map
 
 
 class Index:
@@ -60,7 +63,7 @@ class Index:
         """Move on to a generation that another process has switched to; whether there was one."""
         if not self.pair.refresh():
             return False
-        for name in ("dataset", "_model"):
+        for name in ("dataset", "_model", "calibration"):
             self.__dict__.pop(name, None)
         return True
 
@@ -112,15 +115,51 @@ class Index:
             UnknownIdError: the user, or an item of the history, is not in the index.
             InputError: not exactly one of `user` and `history`.
         """
+        if temperature is not None:
+            sample = self.sample_items(
+                user,
+                history=history,
+                k=k,
+                where=where,
+                include_seen=include_seen,
+                temperature=temperature,
+                seed=seed,
+            )
+            return sample.ids, sample.scores
+        return answer(self.items, *self._asks_items(user, history, include_seen), k, where)
+
+    def sample_items(
+        self,
+        user: str | None = None,
+        *,
+        history: Sequence[str] | None = None,
+        k: int = 10,
+        where: str | None = None,
+        include_seen: bool = False,
+        temperature: float = 1.0,
+        seed: int = 0,
+        exact: bool = False,
+    ) -> Sample:
+        """Items drawn from softmax(score / temperature), with the probabilities of having been drawn.
+
+        Args:
+            exact: draw among all items; otherwise among the best max(500, 20 k).
+
+        Raises:
+            As `recommend_items`; InputError also for a temperature that is not above 0.
+        """
+        vector, seen = self._asks_items(user, history, include_seen)
+        return drawn(self.items, vector, seen, user, k, where, temperature, seed, exact)
+
+    def _asks_items(
+        self, user: str | None, history: Sequence[str] | None, include_seen: bool
+    ) -> tuple[np.ndarray, list[str]]:
+        """Query vector [1, D + 2] and the items to leave out."""
         _exactly_one(user=user, history=history)
         if user is not None:
-            vector = self.users.vectors([user])
-            seen = [] if include_seen else self._seen(user, seen_items)
-        else:
-            known = [] if history is None else list(history)
-            vector = self._encode_history(known)
-            seen = [] if include_seen else known
-        return _answer(self.items, vector, k, where, seen, temperature, seed)
+            return self.users.vectors([user]), [] if include_seen else self._seen(user, seen_items)
+        known = [] if history is None else list(history)
+        return self._encode_history(known), [] if include_seen else known
 
     def recommend_users(
         self,
@@ -137,15 +176,75 @@ class Index:
 
         Returns and raises as `recommend_items`.
         """
+        if temperature is not None:
+            sample = self.sample_users(
+                item,
+                audience=audience,
+                k=k,
+                where=where,
+                include_seen=include_seen,
+                temperature=temperature,
+                seed=seed,
+            )
+            return sample.ids, sample.scores
+        return answer(self.users, *self._asks_users(item, audience, include_seen), k, where)
+
+    def sample_users(
+        self,
+        item: str | None = None,
+        *,
+        audience: Sequence[str] | None = None,
+        k: int = 10,
+        where: str | None = None,
+        include_seen: bool = False,
+        temperature: float = 1.0,
+        seed: int = 0,
+        exact: bool = False,
+    ) -> Sample:
+        """Users drawn from softmax(score / temperature); as `sample_items`."""
+        vector, seen = self._asks_users(item, audience, include_seen)
+        return drawn(self.users, vector, seen, item, k, where, temperature, seed, exact)
+
+    def _asks_users(
+        self, item: str | None, audience: Sequence[str] | None, include_seen: bool
+    ) -> tuple[np.ndarray, list[str]]:
+        """Query vector [1, D + 2] and the users to leave out."""
         _exactly_one(item=item, audience=audience)
         if item is not None:
-            vector = self.items.vectors([item])
-            seen = [] if include_seen else self._seen(item, seen_users)
-        else:
-            known = [] if audience is None else list(audience)
-            vector = self._encode_audience(known)
-            seen = [] if include_seen else known
-        return _answer(self.users, vector, k, where, seen, temperature, seed)
+            return self.items.vectors([item]), [] if include_seen else self._seen(item, seen_users)
+        known = [] if audience is None else list(audience)
+        return self._encode_audience(known), [] if include_seen else known
+
+    @cached_property
+    def calibration(self) -> Map:
+        """The map from scores to probabilities that `duality calibrate` stored with the model.
+
+        Raises:
+            InputError: the index has no model, or the model has no such map.
+            DamageError: the stored map is damaged.
+        """
+        from duality.workflows.calibration_file import read_calibration
+
+        recorded = self.pair.manifest.get("model")
+        if not recorded:
+            raise InputError(
+                f"{self.path} was built from vectors, without a model: its scores cannot become probabilities"
+            )
+        return read_calibration(self.path / recorded["path"], recorded["fingerprint"])
+
+    def known_events(self, users: Sequence[str]) -> np.ndarray:
+        """Events of each user in the histories behind the index, int64 [len(users)]; 0 for others.
+
+        Raises:
+            InputError: the index has no histories.
+        """
+        if self.dataset is None:
+            raise InputError(
+                f"{self.path} has no histories, and its probabilities depend on how long they are: give --data"
+            )
+        rows = np.asarray(self.dataset.user_ids.find(list(users)), np.int64)
+        counts = np.diff(np.asarray(self.dataset.user_indptr))
+        return np.where(rows >= 0, counts[rows], 0)
 
     def _seen(self, identifier: str, look_up: Any) -> list[str]:
         return [] if self.dataset is None else look_up(self.dataset, identifier)
@@ -191,19 +290,3 @@ def _of_model(side: Side, ids: list[str], dim: int) -> np.ndarray:
 def _exactly_one(**given: object) -> None:
     if sum(value is not None for value in given.values()) != 1:
         raise InputError(f"give exactly one of {' and '.join(given)}")
-
-
-def _answer(
-    side: Side,
-    vector: np.ndarray,
-    k: int,
-    where: str | None,
-    seen: list[str],
-    temperature: float | None,
-    seed: int,
-) -> tuple[list[str], np.ndarray]:
-    ids, scores = retrieve(
-        side, vector, k, where=where, exclude=[seen] if seen else None, temperature=temperature, seed=seed
-    )
-    found = [place for place, identifier in enumerate(ids[0]) if identifier is not None]
-    return [ids[0][place] for place in found], scores[0][found]

@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from duality.artifacts import fingerprint
-from duality.index.pair import Pair
 from duality.index.side import Side
-from duality.index.stores import open_index
+from duality.workflows.index import Index
 
 
 class _Items:
@@ -22,9 +21,10 @@ class _Items:
 
 
 class OpenedForTargeting:
-    """Users with vectors, items by id, and the identity of both."""
+    """Users with vectors, items by id, probabilities of scores, and the identity of all that."""
 
-    def __init__(self, pair: Pair) -> None:
+    def __init__(self, index: Index) -> None:
+        pair, self._index = index.pair, index
         self.users, self.items = pair.users, _Items(pair.items)
         model = pair.manifest.get("model") or {}
         self.fingerprint = fingerprint(
@@ -34,6 +34,17 @@ class OpenedForTargeting:
             str(pair.items.version),
         )
 
+    def probabilities(self, scores: np.ndarray, users: Sequence[str]) -> np.ndarray:
+        """Calibrated probabilities float64 [U, N] of scores float [U, N], a row per user.
+
+        Raises:
+            InputError: the index's model has no score calibration, or it needs histories and the
+                index has none.
+        """
+        calibrated = self._index.calibration
+        known = self._index.known_events(users)[:, None] if calibrated.uses_history else None
+        return calibrated(scores, known)
+
 
 def open_for_targeting(path: Path) -> OpenedForTargeting:
     """Open an index for `duality.targeting.run.target`.
@@ -41,4 +52,4 @@ def open_for_targeting(path: Path) -> OpenedForTargeting:
     Raises:
         InputError: no index there.
     """
-    return OpenedForTargeting(open_index(path))
+    return OpenedForTargeting(Index.open(path))

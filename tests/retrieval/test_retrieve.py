@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from duality.errors import InputError
-from duality.retrieval.retrieve import retrieve, sample
+from duality.retrieval.retrieve import retrieve
+from duality.retrieval.sampling import draw
 from duality.retrieval.seen import seen_items, seen_users
 
 
@@ -66,7 +67,7 @@ def test_low_temperature_is_the_best_k_and_padding_comes_last(side):
 
 def test_first_draws_follow_the_softmax():
     scores = np.tile(np.array([2.0, 1.0, 0.0, -np.inf], np.float32), (20_000, 1))
-    drawn = sample(scores, 1, 2.0, seed=0)[:, 0]
+    drawn = draw(scores, 1, 2.0, 0, [str(row) for row in range(len(scores))]).columns[:, 0]
     weights = np.exp(np.array([1.0, 0.5, 0.0]))
     shares = np.bincount(drawn, minlength=4) / len(drawn)
     np.testing.assert_allclose(shares[:3], weights / weights.sum(), atol=0.015)

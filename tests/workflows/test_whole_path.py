@@ -159,7 +159,7 @@ def test_evaluate_reports_both_directions_with_intervals_and_baselines(world: Pa
 
 def test_evaluate_refuses_what_would_not_be_honest(world: Path) -> None:
     assert "temporal" in run(world, "evaluate", "--protocol", "temporal", code=2).stderr
-    assert "not in this version" in run(world, "evaluate", "--protocol", "cold-item", code=2).stderr
+    assert "split.name=cold-item" in run(world, "evaluate", "--protocol", "cold-item", code=2).stderr
     assert "--direction" in run(world, "evaluate", "--run", "x.csv", code=2).stderr
 
 
