@@ -97,18 +97,39 @@ def show_report(report: dict[str, Any]) -> None:
             matched = part["time_matched"]
             number = f"{matched['median_candidates']:,.0f} at the median"
             console.print(_table(f"the same queries, time-matched candidates ({number})", matched))
+        if "corrected" in part:
+            title = f"full ranking, estimated ({part['corrected']['estimator']}; rough below uniform:300)"
+            console.print(_table(title, part["corrected"]))
+        for title, rows in _by_events(part).items():
+            console.print(_rows(title, rows))
         console.print(_protocol(part["protocol"]), style="dim", highlight=False)
 
 
 def _table(title: str, part: dict[str, Any]) -> Any:
+    return _rows(title, {"this system": part["metrics"], **part["baselines"]})
+
+
+def _by_events(part: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """A table per pool of candidates: the system and its baselines by number of events given."""
+    tables: dict[str, dict[str, Any]] = {}
+    for n, found in part.get("by_events", {}).items():
+        for title, pool in (("all candidates", found), ("time-matched", found.get("time_matched"))):
+            if pool:
+                rows = tables.setdefault(f"{title}, by number of events given", {})
+                rows[f"this system, {n}"] = pool["metrics"]
+                rows |= {f"{name}, {n}": metrics for name, metrics in pool["baselines"].items()}
+    return tables
+
+
+def _rows(title: str, rows: dict[str, dict[str, Any]]) -> Any:
     from rich.table import Table
 
-    names = [name for name in SHOWN if name in part["metrics"]]
+    names = [name for name in SHOWN if name in next(iter(rows.values()))]
     table = Table(title=title)
     table.add_column("")
     for name in names:
         table.add_column(name, justify="right")
-    for who, metrics in {"this system": part["metrics"], **part["baselines"]}.items():
+    for who, metrics in rows.items():
         table.add_row(who, *(_cell(metrics[name]) for name in names))
     return table
 

@@ -22,6 +22,7 @@ from duality.errors import DualityError, InputError
 from duality.evaluation.pools import Pool, allowed_rows, pools_for
 from duality.evaluation.queries import Queries, World, seen_csr
 from duality.runtime import progress
+from duality.samplers import Popularity, Sampler, Uniform
 
 # Blocks fit the cache, but a product of a few rows would read all vectors for each of them.
 _BLOCK_CELLS, _LEAST_ROWS, _BLOCK_ROWS = 2_500_000, 64, 256
@@ -192,13 +193,14 @@ def sample_negatives(
     """
     seen, (pool, *_) = seen_csr(world, direction), pools_for(queries, world, direction)
     sources, targets = queries.sources(direction), queries.targets(direction)
-    weights = _weights(world, direction, candidates.kind)
+    rows_of_side = np.arange(world.num_targets(direction))
+    weights = np.exp(_sampler(world, direction, candidates.kind).log_prob(rows_of_side))
     n, never = min(candidates.n, len(weights)), np.flatnonzero(weights == 0)
     negatives = np.full((len(queries), candidates.n), -1, dtype=np.int32)
     for rows in blocks(len(queries), len(weights)):
         block_seen, row = seen[sources[rows]], np.arange(rows.stop - rows.start)
         times = np.random.default_rng([seed, rows.start]).standard_exponential((len(row), len(weights)))
-        times /= np.maximum(weights, 1.0)
+        times /= np.where(weights > 0, weights, 1.0)
         times[:, never] = np.inf
         times[np.repeat(row, np.diff(block_seen.indptr)), block_seen.indices] = np.inf
         if pool.allowed is not None:
@@ -217,12 +219,11 @@ def _first_arrivals(times: np.ndarray, n: int) -> np.ndarray:
     return np.where(finite, np.take_along_axis(drawn, order, axis=1), -1)
 
 
-def _weights(world: World, direction: str, kind: str) -> np.ndarray:
+def _sampler(world: World, direction: str, kind: str) -> Sampler:
     num_targets = world.num_targets(direction)
     if kind == "uniform":
-        return np.ones(num_targets)
-    target = world.event_ends(direction)[1]
-    return np.bincount(target[world.train], minlength=num_targets).astype(np.float64)
+        return Uniform(num_targets)
+    return Popularity(np.bincount(world.event_ends(direction)[1][world.train], minlength=num_targets))
 
 
 def rank_sampled(

@@ -12,7 +12,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, Literal
 
 import numpy as np
 
@@ -110,17 +111,18 @@ def _counted(name: str, words: str, counts: np.ndarray) -> Segmentation:
 def _timed(times: np.ndarray) -> Segmentation:
     """Parts of equally many queries in order of time; days, or minutes where days do not tell parts apart."""
     place = parts_of(times - times.min() + 1)
-    moments = times.astype("datetime64[us]")
-    ends = [(moments[place == part].min(), moments[place == part].max()) for part in range(place.max() + 1)]
-    labels = _spans(ends, "D")
+    ends = [(times[place == part].min(), times[place == part].max()) for part in range(place.max() + 1)]
+    labels = _spans(ends, "days")
     if len(set(labels)) < len(labels) or len(labels) == 1:
-        labels = _spans(ends, "s")
+        labels = _spans(ends, "seconds")
     return Segmentation("time", "moment of the query, UTC", labels, place)
 
 
-def _spans(ends: Sequence[tuple[np.datetime64, np.datetime64]], unit: str) -> list[str]:
-    texts = [tuple(np.datetime_as_string(end, unit=unit).replace("T", " ") for end in pair) for pair in ends]
-    return [low if low == high else f"{low} to {high}" for low, high in texts]
+def _spans(ends: Sequence[tuple[int, int]], unit: Literal["days", "seconds"]) -> list[str]:
+    """Labels of [first, last] in microseconds since 1970."""
+    length = 10 if unit == "days" else 19
+    moments = [tuple(str(datetime.fromtimestamp(end / 1e6, UTC))[:length] for end in pair) for pair in ends]
+    return [low if low == high else f"{low} to {high}" for low, high in moments]
 
 
 def by_segment(

@@ -60,11 +60,12 @@ def candidate_pairs(
     """Pairs worth considering from either end: best items of a query, best queries of an item.
 
     A floor can ask for an item that is in nobody's first `pool`; without the second kind of pairs
-    it could not be met.
+    it could not be met. Rare items share their best queries, which soon have no slot left, so each
+    item also gets as many random queries (seeded).
 
     Args:
         pool: items per query.
-        wanted: int64 [I], queries per item.
+        wanted: int64 [I], best queries per item, and random ones.
 
     Returns:
         query int64 [P], item int64 [P], score float64 [P], each pair once, by query.
@@ -81,9 +82,25 @@ def candidate_pairs(
         place = np.arange(len(item)) - np.searchsorted(item, item, side="left")
         kept = place < wanted[some[item]]
         parts.append((query[kept], some[item[kept]], score[kept]))
+    parts.append(_random_pairs(asking, answering, seen, wanted))
     query, item, score = (np.concatenate(part) for part in zip(*parts, strict=True))
     first = np.unique(query * len(answering) + item, return_index=True)[1]
     return query[first], item[first], score[first]
+
+
+def _random_pairs(
+    asking: np.ndarray, answering: np.ndarray, seen: sparse.csr_matrix, wanted: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Unseen pairs of each item with `wanted` random queries; as `pairs_of`, in no order."""
+    item = np.repeat(np.arange(len(wanted)), wanted)
+    query = np.random.default_rng(0).integers(0, max(len(asking), 1), len(item))
+    if len(item):
+        new = ~np.asarray(seen[query, item]).ravel().astype(bool)
+        query, item = query[new], item[new]
+    score = np.empty(len(item))
+    for part in _blocks(len(item), asking.shape[1]):
+        score[part] = np.einsum("pd,pd->p", asking[query[part]], answering[item[part]])
+    return query, item, score
 
 
 def _blocks(num_queries: int, num_items: int) -> Iterator[slice]:

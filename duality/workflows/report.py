@@ -9,7 +9,6 @@ Needs:  the extra `report`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,26 +23,10 @@ from duality.evaluation.report_lists import exposure_of
 from duality.evaluation.segments import by_segment
 from duality.model.folder import ModelFolder
 from duality.workflows.calibration_file import FILE, MAKE, read_calibration
+from duality.workflows.report_words import About
 
 EXTRA = '"duality[report]"'
 SUFFIXES = (".html", ".htm")
-
-
-@dataclass(frozen=True)
-class About:
-    """What the page is about: titles and counts; no number of the evaluation.
-
-    Args:
-        system: name of what was measured.
-        data: name of the dataset.
-        facts: further lines, term and text.
-        calibration: from `calibration_of`, or None.
-    """
-
-    system: str
-    data: str
-    facts: Mapping[str, str]
-    calibration: Mapping[str, Any] | None = None
 
 
 def details(

@@ -90,8 +90,10 @@ def events_tables(part: Part) -> list[Table]:
     for title, key in (("all candidates", None), ("time-matched candidates", words.MATCHED)):
         found = {n: step if key is None else step.get(key) for n, step in steps.items()}
         kept = {n: step for n, step in found.items() if step is not None}
-        for name in headlines(next(iter(kept.values()), None)):
-            tables.append(_events_table(f"{words.metric_title(name)} by given events, {title}", kept, name))
+        tables += [
+            _events_table(f"{words.metric_title(name)} by given events, {title}", kept, name)
+            for name in headlines(next(iter(kept.values()), None))
+        ]
     return tables
 
 
@@ -106,7 +108,11 @@ def headlines(tables: Part | None) -> list[str]:
 
 def _events_table(title: str, steps: Mapping[str, Part], name: str) -> Table:
     rows = [
-        (str(n), [_value(step["metrics"][name], name)] + [_value(t[name], name) for t in step["baselines"].values()])
+        (
+            str(n),
+            [_value(step["metrics"][name], name)]
+            + [_value(t[name], name) for t in step["baselines"].values()],
+        )
         for n, step in steps.items()
     ]
     baselines = next(iter(steps.values()))["baselines"]
@@ -144,13 +150,18 @@ def calibration_table(calibration: Part) -> Table | None:
         (
             words.percent(row["predicted"]),
             [
-                Cell(words.percent(row["observed"]), f"[{words.percent(row['low'])}, {words.percent(row['high'])}]"),
+                Cell(
+                    words.percent(row["observed"]),
+                    f"[{words.percent(row['low'])}, {words.percent(row['high'])}]",
+                ),
                 Cell(f"{row['rows']:,.0f}"),
             ],
         )
         for row in bins
     ]
-    return Table("Reliability", ["predicted probability (mean of a bin)", "observed share", "impressions"], rows)
+    return Table(
+        "Reliability", ["predicted probability (mean of a bin)", "observed share", "impressions"], rows
+    )
 
 
 def _value(entry: Part, name: str) -> Cell:
@@ -160,3 +171,16 @@ def _value(entry: Part, name: str) -> Cell:
 def _difference(entry: Part, name: str) -> Cell:
     text = words.signed(entry["difference"], name)
     return Cell(text, words.interval(entry, name, difference=True), words.verdict(entry))
+
+
+def calibration_error(entry: Part) -> str:
+    """The expected calibration error in a sentence."""
+    bounds = (
+        ""
+        if entry["low"] is None
+        else f" (95% interval {words.percent(entry['low'])} to {words.percent(entry['high'])})"
+    )
+    return (
+        f"On average the probability is {words.percent(entry['value'])} away from what happened{bounds}; "
+        f"chance alone would leave {words.percent(entry['floor'])}. Lower is better."
+    )

@@ -6,6 +6,7 @@ Numbers are written the same way everywhere: shares with 4 decimals, lifts with 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 Part = Mapping[str, Any]
@@ -22,12 +23,29 @@ GLOSSARY = {
     "MRR@k": "1 / rank when the target is among the first k, else 0; the mean over queries. From 0 to 1.",
     "AUC": "share of the other candidates that the target beats; the mean over queries. 0.5 is a random order.",
     "Lift@p%": "how many times more often than by chance the target is in the first p% of the candidates. 1 is a random order.",
-    "Interval": "where the number would fall in 95 of 100 repetitions with other users or items of the same kind, in square brackets. "
-    "It says nothing about other data, or about another training run.",
+    "Interval": "in square brackets: a range made so that about 95 of 100 such ranges hold the mean over all users or items "
+    "like these. It says nothing about other data, or about training the model once more.",
     "No difference shown": "the interval of the difference contains 0. It does not mean that the two are equal.",
     "Many comparisons": "differences on this page are not corrected for their number: some of many would stand out by chance. "
     "`duality compare` corrects for it.",
 }
+
+
+@dataclass(frozen=True)
+class About:
+    """What a page is about: titles and counts; no number of the evaluation.
+
+    Args:
+        system: name of what was measured.
+        data: name of the dataset.
+        facts: further lines, term and text.
+        calibration: stored facts about the model's score calibration, or None.
+    """
+
+    system: str
+    data: str
+    facts: Mapping[str, str]
+    calibration: Mapping[str, Any] | None = None
 
 
 def number(value: float, metric: str = "") -> str:
@@ -155,7 +173,10 @@ def measured_facts(direction: str, part: Part) -> list[tuple[str, str]]:
 def _sampling(part: Part) -> list[tuple[str, str]]:
     if part["candidates"] == "full":
         return []
-    warning = "These numbers are higher than those of a full ranking, can put systems in another order, and compare only with the same sampling."
+    warning = (
+        "These numbers are higher than those of a full ranking, can put systems in another order, and compare only "
+        "with the same sampling."
+    )
     return [("Sampled", f"{part['candidates']}. {warning}")]
 
 
@@ -169,12 +190,17 @@ def exposure_words(direction: str) -> Sequence[tuple[str, str, str]]:
     return (
         ("coverage", "Coverage", f"share of the {target}s that are on at least one list; higher is broader"),
         ("gini", "Gini", f"0: all {target}s are listed equally often; near 1: a few take all places"),
-        ("top_1%_share", "Places of the top 1%", f"share of all places held by the most listed 1% of the {target}s"),
+        (
+            "top_1%_share",
+            "Places of the top 1%",
+            f"share of all places held by the most listed 1% of the {target}s",
+        ),
         ("largest_share", "Largest share", f"share of all places held by the most listed {target}"),
         (
             "popularity_lift",
             "Popularity lift",
-            f"how much more popular the listed {target}s are than those of the same histories; 0 is alike, +100% twice as popular",
+            f"how much more popular the listed {target}s are than those of the same histories; 0 is alike, "
+            "+100% twice as popular",
         ),
         ("spearman", "Rank correlation", "of places with events so far; 1: exposure follows past popularity"),
     )

@@ -15,7 +15,7 @@ from duality import metrics
 from duality.errors import InputError
 from duality.evaluation.baselines import MostPopular
 from duality.evaluation.protocol import evaluate
-from duality.evaluation.queries import DIRECTIONS, make_queries
+from duality.evaluation.queries import DIRECTIONS, World, make_queries
 from duality.evaluation.ranking import rank_full
 from duality.evaluation.runs import read_run
 
@@ -160,3 +160,24 @@ def test_bad_runs_name_the_place(tmp_path: Path, text: str, message: str) -> Non
 def test_missing_run_is_bad_input(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such run"):
         read_run(tmp_path / "x.csv", query_ids=USERS, target_ids=ITEMS, direction="user-to-item")
+
+
+def test_sampled_numbers_come_with_an_estimate_of_the_full_ones() -> None:
+    random = np.random.default_rng(5)
+    users, items = 600, 150
+    user = np.repeat(np.arange(users, dtype=np.int32), 2)
+    item = np.stack([random.permutation(items)[:2] for _ in range(users)]).astype(np.int32).ravel()
+    visible = np.arange(len(user)) % 2 == 0
+    world = World(users, items, visible, visible, user, item)
+    queries = make_queries(world, np.flatnonzero(~visible), "user-to-item")
+    table = random.normal(size=(users, items))
+    table[queries.user, queries.item] += 1.5
+    scorer = TableScorer(table)
+    full = evaluate([scorer], queries, world, "user-to-item", ks=(10,))
+    sampled = evaluate([scorer], queries, world, "user-to-item", ks=(10,), candidates="uniform:50")
+    assert "corrected" not in full
+    truth, naive = (part["metrics"]["ndcg@10"]["value"] for part in (full, sampled))
+    estimate = sampled["corrected"]["metrics"]["ndcg@10"]
+    assert estimate["low"] is None
+    assert naive > truth + 0.15
+    assert abs(estimate["value"] - truth) < 0.04

@@ -1,0 +1,351 @@
+"""The figures of a report as Vega-Lite specifications, and their drawing as SVG and PNG without a network.
+
+Plain specifications, not altair objects: one dependency less, and what is drawn is what is read here.
+Colours are those of Okabe & Ito (2008), which stay apart for colour-blind readers; the system is also
+the thickest line or the filled mark, so that a grey print can be read.
+
+Needs:  vl-convert (the extra `report`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import vl_convert
+
+from duality.workflows import report_words as words
+from duality.workflows.report_tables import SYSTEM, headlines
+
+Part = Mapping[str, Any]
+Figure = dict[str, Any]
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9")
+GREY, INK = "#8a8a8a", "#1a1a1a"
+DASHES = ([1, 0], [7, 2], [2, 2], [8, 2, 2, 2], [4, 4], [12, 3])
+WIDTH, HEIGHT = 470, 250
+CHANCE = "random order"
+SCALE = 2  # PNG pixels per unit
+# A slash or an id of somebody's lists must not reach Vega's markup or number formats: plain data only.
+CONFIG = {
+    "background": "white",
+    "font": "Helvetica, Arial, sans-serif",
+    "view": {"stroke": None},
+    "axis": {
+        "labelColor": INK,
+        "titleColor": INK,
+        "labelFontSize": 12,
+        "titleFontSize": 12,
+        "titleFontWeight": "normal",
+        "gridColor": "#e4e4e4",
+        "domainColor": GREY,
+        "tickColor": GREY,
+        "labelLimit": 220,
+    },
+    "legend": {
+        "labelColor": INK,
+        "labelFontSize": 12,
+        "labelLimit": 200,
+        "symbolStrokeWidth": 2.5,
+        "symbolSize": 300,
+    },
+    "title": {"color": INK, "fontSize": 13, "anchor": "start", "fontWeight": "bold"},
+}
+
+
+def svg(figure: Figure) -> str:
+    """The figure as an SVG document."""
+    return str(vl_convert.vegalite_to_svg(figure, allowed_base_urls=[]))
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG of twice its size."""
+    return bytes(vl_convert.vegalite_to_png(figure, scale=SCALE, allowed_base_urls=[]))
+
+
+def figures_of(document: Part, evidence: Part, calibration: Part | None) -> dict[str, Figure]:
+    """Every figure by name, in the order of the page.
+
+    Names start with the direction: `-overview`, `-recall`, `-ranks` (with `-time-matched` where a
+    second pool is), `-by-history`, `-by-popularity`, `-by-time`, `-by-events`; and `reliability`.
+    """
+    figures: dict[str, Figure] = {}
+    for direction, part in document.items():
+        figures[f"{direction}-overview"] = overview(direction, part)
+        details = evidence.get(direction)
+        if details is not None:
+            for pool in details["pools"]:
+                suffix = "" if pool["name"] == "all" else f"-{pool['name']}"
+                figures[f"{direction}-recall{suffix}"] = recall(direction, pool, details["system"])
+                figures[f"{direction}-ranks{suffix}"] = ranks(direction, pool, details["system"])
+            for division in details["segments"]:
+                figures[f"{direction}-by-{division['name']}"] = segments(division)
+        if "by_events" in part:
+            figures[f"{direction}-by-events"] = by_events(part)
+    if calibration is not None and calibration.get("reliability"):
+        figures["reliability"] = reliability(calibration["reliability"])
+    return figures
+
+
+def overview(direction: str, part: Part) -> Figure:
+    """The headline metric of every scorer with its interval."""
+    tables = words.claimed(part)
+    metric = words.headline(tables["metrics"], "ndcg") or next(iter(tables["metrics"]))
+    entries = {SYSTEM: tables["metrics"], **tables["baselines"]}
+    rows = [{"name": name, **found[metric]} for name, found in entries.items()]
+    where = ", time-matched users" if tables is not part else ""
+    y = _nominal("name", list(entries))
+    fill = {"condition": {"test": _is_system(), "value": COLOURS[0]}, "value": GREY}
+    x = {
+        "field": "value",
+        "type": "quantitative",
+        "title": words.metric_title(metric),
+        "scale": {"zero": True},
+    }
+    bar = {"mark": {"type": "bar", "height": {"band": 0.62}}, "encoding": {"x": x, "y": y, "color": fill}}
+    rule = {
+        "mark": {"type": "rule", "strokeWidth": 1.6, "color": INK},
+        "encoding": {"x": {"field": "low", "type": "quantitative"}, "x2": {"field": "high"}, "y": y},
+    }
+    title = f"{words.metric_title(metric)} with 95% intervals{where}"
+    return _figure(rows, title, [bar, rule], height=max(26 * len(rows), 80))
+
+
+def recall(direction: str, pool: Part, system: str) -> Figure:
+    """Recall@k over k: the system with its band, the strongest baselines, a random order."""
+    curve = pool["curve"]
+    names = list(curve["recall"])
+    kept = _strongest(curve, names, system)
+    lines = {_shown(name, system): curve["recall"][name] for name in kept} | {CHANCE: curve["chance"]}
+    rows = [
+        {"k": k, "recall": value, "name": name}
+        for name, values in lines.items()
+        for k, value in zip(curve["k"], values, strict=True)
+    ]
+    band = [
+        {"k": k, "low": low, "high": high}
+        for k, low, high in zip(curve["k"], curve["low"] or [], curve["high"] or [], strict=False)
+    ]
+    x = _log_axis("k", "k: places looked at", max(curve["k"]))
+    y = {"field": "recall", "type": "quantitative", "title": "Recall@k", "axis": {"format": ".0%"}}
+    order, colours, dashes = _styles(list(lines))
+    line = {
+        "mark": {"type": "line", "strokeWidth": 2},
+        "encoding": {
+            "x": x,
+            "y": {**y, "scale": {"domain": [0, 1]}},
+            "color": {"field": "name", "type": "nominal", "scale": colours, "sort": order, "title": None},
+            "strokeDash": {"field": "name", "type": "nominal", "scale": dashes, "sort": order, "title": None},
+            "strokeWidth": {"condition": {"test": _is_system(), "value": 3.2}, "value": 1.8},
+        },
+    }
+    area = {
+        "data": {"values": band},
+        "mark": {"type": "area", "opacity": 0.22, "color": COLOURS[0]},
+        "encoding": {"x": x, "y": {"field": "low", "type": "quantitative"}, "y2": {"field": "high"}},
+    }
+    where = ", time-matched users" if pool["name"] != "all" else ""
+    target = words.ENDS[direction][1]
+    title = f"How deep one must look to find the {target}{where}"
+    return _figure(rows, title, [area, line] if band else [line])
+
+
+def ranks(direction: str, pool: Part, system: str) -> Figure:
+    """Share of the queries by rank of the target."""
+    found = pool["ranks"]
+    rows = [
+        {"bin": label, "share": share, "name": _shown(name, system)}
+        for name, shares in found["share"].items()
+        for label, share in zip(found["bins"], shares, strict=True)
+    ]
+    names = [_shown(name, system) for name in found["share"]]
+    colours = {"domain": names, "range": [COLOURS[0], COLOURS[3]][: len(names)]}
+    bar = {
+        "mark": {"type": "bar"},
+        "encoding": {
+            "x": {
+                **_nominal("bin", found["bins"]),
+                "title": f"rank of the hidden {words.ENDS[direction][1]}",
+                "axis": {"labelAngle": -35, "grid": False},
+            },
+            "xOffset": {"field": "name", "type": "nominal", "sort": names},
+            "y": {
+                "field": "share",
+                "type": "quantitative",
+                "title": "share of queries",
+                "axis": {"format": "%"},
+            },
+            "color": {"field": "name", "type": "nominal", "scale": colours, "sort": names, "title": None},
+        },
+    }
+    where = ", time-matched users" if pool["name"] != "all" else ""
+    return _figure(rows, f"Where the targets are ranked{where}", [bar])
+
+
+def segments(division: Part) -> Figure:
+    """The metrics of the system by segment, with intervals, side by side."""
+    labels = [row["label"] for row in division["rows"]]
+    panels = []
+    for name in division["rows"][0]["metrics"]:
+        rows = [{"label": row["label"], **row["metrics"][name]} for row in division["rows"]]
+        panels.append(
+            {**_dots(rows, labels, words.metric_title(name)), "width": 190, "height": 26 * len(rows)}
+        )
+    panels[1:] = [_without_labels(panel) for panel in panels[1:]]
+    return {
+        "$schema": _SCHEMA,
+        "config": CONFIG,
+        "title": f"By {division['words']}",
+        "hconcat": panels,
+        "spacing": 24,
+    }
+
+
+def by_events(part: Part) -> Figure:
+    """Cold protocols: the headline metric over the number of given events."""
+    steps = {n: words.claimed(step) for n, step in part["by_events"].items()}
+    name = headlines(next(iter(steps.values())))[0]
+    scorers = [SYSTEM, *next(iter(steps.values()))["baselines"]][: len(COLOURS)]
+    rows = [
+        {"n": n, "name": scorer, **(step["metrics"] if scorer == SYSTEM else step["baselines"][scorer])[name]}
+        for n, step in steps.items()
+        for scorer in scorers
+    ]
+    order, colours, dashes = _styles(scorers)
+    x = {
+        **_nominal("n", list(steps)),
+        "title": "events given",
+        "axis": {"labelAngle": 0},
+        "scale": {"padding": 0.4},
+    }
+    x["type"] = "ordinal"
+    color = {"field": "name", "type": "nominal", "scale": colours, "sort": order, "title": None}
+    dash = {"field": "name", "type": "nominal", "scale": dashes, "sort": order, "title": None}
+    value = {"field": "value", "type": "quantitative", "title": words.metric_title(name)}
+    ends = {"y": {"field": "low", "type": "quantitative"}, "y2": {"field": "high"}}
+    rule = {"mark": {"type": "rule", "strokeWidth": 1.4}, "encoding": {"x": x, "color": color, **ends}}
+    line = {
+        "mark": {"type": "line", "point": {"size": 50}, "strokeWidth": 2},
+        "encoding": {"x": x, "y": value, "color": color, "strokeDash": dash},
+    }
+    return _figure(rows, f"{words.metric_title(name)} by the number of events given", [line, rule])
+
+
+def reliability(bins: Sequence[Part]) -> Figure:
+    """Predicted against observed, with the diagonal of a perfect calibration."""
+    rows = [dict(row) for row in bins]
+    most = max(max(row["high"], row["predicted"]) for row in rows)
+    ends = {"domain": [0, most]}
+    x = {
+        "field": "predicted",
+        "type": "quantitative",
+        "title": "predicted probability",
+        "scale": ends,
+        "axis": {"format": "%"},
+    }
+    y = {
+        "field": "observed",
+        "type": "quantitative",
+        "title": "observed share",
+        "scale": ends,
+        "axis": {"format": "%"},
+    }
+    diagonal = {
+        "data": {"values": [{"predicted": 0, "observed": 0}, {"predicted": most, "observed": most}]},
+        "mark": {"type": "line", "color": GREY, "strokeDash": [4, 4]},
+        "encoding": {"x": x, "y": y},
+    }
+    rule = {
+        "mark": {"type": "rule", "color": COLOURS[0], "strokeWidth": 1.6},
+        "encoding": {"x": x, "y": {"field": "low", "type": "quantitative"}, "y2": {"field": "high"}},
+    }
+    point = {
+        "mark": {"type": "point", "filled": True, "size": 60, "color": COLOURS[0]},
+        "encoding": {"x": x, "y": y},
+    }
+    title = "Reliability: on the dashed line, probabilities are right"
+    return _figure(rows, title, [diagonal, rule, point], height=330, width=330)
+
+
+_SCHEMA = "https://vega.github.io/schema/vega-lite/v5.json"
+
+
+def _figure(
+    rows: Sequence[Part], title: str, layers: Sequence[Part], *, width: int = WIDTH, height: int = HEIGHT
+) -> Figure:
+    return {
+        "$schema": _SCHEMA,
+        "config": CONFIG,
+        "title": title,
+        "width": width,
+        "height": height,
+        "data": {"values": list(rows)},
+        "layer": list(layers),
+    }
+
+
+def _dots(rows: Sequence[Part], labels: Sequence[str], title: str) -> Figure:
+    y = _nominal("label", labels)
+    value = {
+        "field": "value",
+        "type": "quantitative",
+        "title": title,
+        "scale": {"zero": True},
+        "axis": {"tickCount": 5},
+    }
+    rule = {
+        "mark": {"type": "rule", "color": COLOURS[0], "strokeWidth": 2},
+        "encoding": {"x": {"field": "low", "type": "quantitative"}, "x2": {"field": "high"}, "y": y},
+    }
+    point = {
+        "mark": {"type": "point", "filled": True, "size": 70, "color": COLOURS[0]},
+        "encoding": {"x": value, "y": y},
+    }
+    return {"data": {"values": list(rows)}, "layer": [point, rule]}
+
+
+def _without_labels(panel: Figure) -> Figure:
+    bare = {"labels": False, "ticks": False}
+    layers = [
+        {**layer, "encoding": {**layer["encoding"], "y": {**layer["encoding"]["y"], "axis": bare}}}
+        for layer in panel["layer"]
+    ]
+    return {**panel, "layer": layers}
+
+
+def _nominal(field: str, order: Sequence[str]) -> dict[str, Any]:
+    return {"field": field, "type": "nominal", "sort": list(order), "title": None}
+
+
+def _log_axis(field: str, title: str, most: int) -> dict[str, Any]:
+    scale = {"type": "log", "domain": [1, max(most, 2)]}
+    ticks = [10**power for power in range(len(str(most)))]
+    return {
+        "field": field,
+        "type": "quantitative",
+        "title": title,
+        "scale": scale,
+        "axis": {"values": ticks, "format": ",d"},
+    }
+
+
+def _styles(names: Sequence[str]) -> tuple[list[str], dict[str, Any], dict[str, Any]]:
+    """Order, colours and dashes of lines; chance is grey and dotted."""
+    colours = [GREY if name == CHANCE else COLOURS[place] for place, name in enumerate(names)]
+    dashes = [[1, 3] if name == CHANCE else DASHES[place] for place, name in enumerate(names)]
+    return list(names), {"domain": list(names), "range": colours}, {"domain": list(names), "range": dashes}
+
+
+def _strongest(curve: Part, names: Sequence[str], system: str) -> list[str]:
+    """The system and as many others as there are colours, those with the largest area first."""
+    area = {name: sum(curve["recall"][name]) for name in names}
+    others = sorted((name for name in names if name != system), key=lambda name: -area[name])
+    return [system, *others[: len(COLOURS) - 2]]
+
+
+def _shown(name: str, system: str) -> str:
+    return SYSTEM if name == system else name
+
+
+def _is_system() -> str:
+    return f"datum.name === '{SYSTEM}'"
