@@ -46,7 +46,8 @@ def ours():
     user, item, score = ranker.rank(np.arange(len(users)), k=10, filter_pairs_csr=seen)
     middle = time.perf_counter()
     user = np.asarray(user)
-    rank = np.arange(len(user)) - np.flatnonzero(np.r_[True, user[1:] != user[:-1]])[np.cumsum(np.r_[True, user[1:] != user[:-1]]) - 1] + 1
+    first = np.r_[True, user[1:] != user[:-1]]
+    rank = np.arange(len(user)) - np.flatnonzero(first)[np.cumsum(first) - 1] + 1
     reco = pd.DataFrame({Columns.User: user, Columns.Item: item, Columns.Score: score, Columns.Rank: rank})
     found = calc_metrics({"ndcg": NDCG(k=10), "recall": Recall(k=10)}, reco, test)
     return middle - start, time.perf_counter() - start, found

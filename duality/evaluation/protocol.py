@@ -273,7 +273,8 @@ def _table(
 
 
 def _finite(number: float) -> float | None:
-    return float(number) if math.isfinite(number) else None
+    # Resampled sums cancel to a hair beside zero.
+    return (0.0 if abs(number) < 1e-12 else float(number)) if math.isfinite(number) else None
 
 
 def describe(measured: Measured, protocol: str, split: str, seed: int) -> dict[str, Any]:

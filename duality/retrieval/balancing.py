@@ -38,8 +38,6 @@ from duality.retrieval.balancing_problem import Prices, Problem, bound_at, ranke
 
 EXACT_PAIRS = 30_000
 ROUNDS = 60  # of price updates
-PASSES = 4  # of the exact solver over the pairs that prices leave open
-ENOUGH = 1e-3  # relative gap at which passes stop
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,36 +79,17 @@ def balance(problem: Problem, *, exact_pairs: int = EXACT_PAIRS, rounds: int = R
     if not len(problem.query):
         none = np.zeros(0, dtype=bool)
         return Balanced(none, 0.0, 0.0, 0.0, problem.floor.copy(), int(problem.slots.sum()), True)
-    goal = reachable(problem)
-    if goal.total is None and exact_pairs < len(problem.query):
-        if (found := _by_prices(goal, exact_pairs, rounds)) is not None:
-            return _result(problem, *found, exact=False)
+    goal, size = reachable(problem), exact_pairs
+    if goal.total is None and size < len(problem.query):
+        prices = _prices(goal, rounds)
+        while size < len(problem.query):
+            if (found := _near_threshold(goal, prices, size)) is not None:
+                chosen, exact_prices = found
+                bound = min(bound_at(goal, prices), bound_at(goal, exact_prices))
+                return _result(problem, chosen, bound, exact=False)
+            size *= 4
     chosen, prices = solve(goal)
     return _result(problem, chosen, bound_at(goal, prices), exact=True)
-
-
-def _by_prices(problem: Problem, size: int, rounds: int) -> tuple[np.ndarray, float] | None:
-    """The shortcut: a choice, bool [P], and its bound; None when no part of the pairs will do.
-
-    The exact prices of one pass say better than the old ones which pairs the next should leave
-    open, so passes go on while there is a gap; the best choice and the best bound are kept.
-    """
-    prices, best, lowest = _prices(problem, rounds), None, np.inf
-    for _ in range(PASSES):
-        found = _near_threshold(problem, prices, size)
-        while found is None and size < len(problem.query):
-            size *= 4
-            found = _near_threshold(problem, prices, min(size, len(problem.query)))
-        if found is None:
-            break
-        chosen, exact_prices = found
-        lowest = min(lowest, bound_at(problem, prices), bound_at(problem, exact_prices))
-        if best is None or problem.value[chosen].sum() > problem.value[best].sum():
-            best = chosen
-        if lowest - problem.value[best].sum() <= ENOUGH * abs(lowest):
-            break
-        prices = exact_prices
-    return None if best is None else (best, lowest)
 
 
 def _result(problem: Problem, chosen: np.ndarray, bound: float, *, exact: bool) -> Balanced:

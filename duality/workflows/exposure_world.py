@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,12 @@ from scipy import sparse
 from duality.data.dataset import Dataset
 from duality.errors import InputError, suggestion
 from duality.evaluation.queries import USER_TO_ITEM
+
+if TYPE_CHECKING:
+    from duality.index.side import Side
+
+# A log-probability that exponentiates to zero.
+NOBODY = -1e9
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,8 +74,10 @@ def market_of_model(model: Path, data: Path | None, direction: str) -> Market:
 def market_of_index(index: Path, data: Path | None, direction: str) -> Market:
     """Stored vectors of an index, scored exactly; all events are visible.
 
+    What the index no longer holds is not listed for anybody.
+
     Raises:
-        InputError: the index has no dataset behind it, or lacks some of its users or items.
+        InputError: the index has no dataset behind it, or lacks some of those who ask.
     """
     from duality.workflows.index import Index
 
@@ -76,11 +85,27 @@ def market_of_index(index: Path, data: Path | None, direction: str) -> Market:
         dataset = opened.dataset
         if dataset is None:
             raise InputError(f"{index} was built without a dataset: name one with --data")
-        users = opened.users.vectors(dataset.user_ids.ids(range(dataset.num_users)))
-        items = opened.items.vectors(dataset.item_ids.ids(range(dataset.num_items)))
+        forward = direction == USER_TO_ITEM
+        users = _stored(opened.users, dataset.user_ids.ids(range(dataset.num_users)), forward, -2)
+        items = _stored(opened.items, dataset.item_ids.ids(range(dataset.num_items)), not forward, -1)
     words = {"source": f"index {index}, its stored vectors, scored exactly", "visible": "all events"}
     visible, hidden = np.ones(dataset.num_events, dtype=bool), np.empty(0, dtype=np.int64)
     return _market(dataset, visible, hidden, (users, items), direction, words)
+
+
+def _stored(side: Side, ids: list[str], asking: bool, level: int) -> np.ndarray:
+    """Vectors of a side, float32 [N, D]; what answers and is missing scores NOBODY with everybody.
+
+    Args:
+        level: the place of a stored vector that is multiplied by 1 on the other side.
+    """
+    if asking:
+        return side.vectors(ids)
+    held = np.isin(ids, side.get(ids)[1], invert=True)
+    vectors = np.zeros((len(ids), side.dim), np.float32)
+    vectors[~held, level] = NOBODY
+    vectors[held] = side.vectors([id for id, here in zip(ids, held) if here])
+    return vectors
 
 
 def _market(

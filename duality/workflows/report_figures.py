@@ -26,9 +26,9 @@ DASHES = ([1, 0], [7, 2], [2, 2], [8, 2, 2, 2], [4, 4], [12, 3])
 WIDTH, HEIGHT = 470, 250
 CHANCE = "random order"
 SCALE = 2  # PNG pixels per unit
-# A slash or an id of somebody's lists must not reach Vega's markup or number formats: plain data only.
 CONFIG = {
     "background": "white",
+    "padding": {"left": 14, "right": 10, "top": 5, "bottom": 5},
     "font": "Helvetica, Arial, sans-serif",
     "view": {"stroke": None},
     "axis": {
@@ -41,8 +41,11 @@ CONFIG = {
         "domainColor": GREY,
         "tickColor": GREY,
         "labelLimit": 220,
+        "labelFlush": False,
     },
     "legend": {
+        "orient": "bottom",
+        "columns": 3,
         "labelColor": INK,
         "labelFontSize": 12,
         "labelLimit": 200,
@@ -79,7 +82,9 @@ def figures_of(document: Part, evidence: Part, calibration: Part | None) -> dict
                 figures[f"{direction}-recall{suffix}"] = recall(direction, pool, details["system"])
                 figures[f"{direction}-ranks{suffix}"] = ranks(direction, pool, details["system"])
             for division in details["segments"]:
-                figures[f"{direction}-by-{division['name']}"] = segments(division)
+                figures[f"{direction}-by-{division['name']}"] = segments(
+                    division, details["pools"][-1]["strongest"]
+                )
         if "by_events" in part:
             figures[f"{direction}-by-events"] = by_events(part)
     if calibration is not None and calibration.get("reliability"):
@@ -100,7 +105,7 @@ def overview(direction: str, part: Part) -> Figure:
         "field": "value",
         "type": "quantitative",
         "title": words.metric_title(metric),
-        "scale": {"zero": True},
+        "axis": {"tickCount": 8},
     }
     bar = {"mark": {"type": "bar", "height": {"band": 0.62}}, "encoding": {"x": x, "y": y, "color": fill}}
     rule = {
@@ -182,15 +187,24 @@ def ranks(direction: str, pool: Part, system: str) -> Figure:
     return _figure(rows, f"Where the targets are ranked{where}", [bar])
 
 
-def segments(division: Part) -> Figure:
-    """The metrics of the system by segment, with intervals, side by side."""
+def segments(division: Part, strongest: str | None) -> Figure:
+    """The metrics by segment: the system with intervals, and the baseline it is compared with."""
     labels = [row["label"] for row in division["rows"]]
     panels = []
     for name in division["rows"][0]["metrics"]:
-        rows = [{"label": row["label"], **row["metrics"][name]} for row in division["rows"]]
-        panels.append(
-            {**_dots(rows, labels, words.metric_title(name)), "width": 190, "height": 26 * len(rows)}
-        )
+        rows = [{"label": row["label"], "name": SYSTEM, **row["metrics"][name]} for row in division["rows"]]
+        others = [
+            {
+                "label": row["label"],
+                "name": strongest,
+                "value": own["value"] - row["differences"][name]["difference"],
+            }
+            for row, own in zip(division["rows"], rows, strict=True)
+            if strongest is not None
+        ]
+        names = [SYSTEM, *([strongest] if strongest is not None else [])]
+        panel = _dots(rows + others, labels, names, words.metric_title(name))
+        panels.append({**panel, "width": 400, "height": 30 * len(rows)})
     panels[1:] = [_without_labels(panel) for panel in panels[1:]]
     return {
         "$schema": _SCHEMA,
@@ -212,23 +226,38 @@ def by_events(part: Part) -> Figure:
         for scorer in scorers
     ]
     order, colours, dashes = _styles(scorers)
-    x = {
-        **_nominal("n", list(steps)),
-        "title": "events given",
-        "axis": {"labelAngle": 0},
-        "scale": {"padding": 0.4},
+    place = {
+        "x": {
+            "field": "n",
+            "type": "nominal",
+            "sort": list(steps),
+            "title": "events given",
+            "axis": {"labelAngle": 0},
+        },
+        "xOffset": {"field": "name", "type": "nominal", "sort": order},
+        "color": {
+            "field": "name",
+            "type": "nominal",
+            "scale": colours,
+            "sort": order,
+            "title": None,
+            "legend": {"symbolType": "stroke"},
+        },
     }
-    x["type"] = "ordinal"
-    color = {"field": "name", "type": "nominal", "scale": colours, "sort": order, "title": None}
     dash = {"field": "name", "type": "nominal", "scale": dashes, "sort": order, "title": None}
     value = {"field": "value", "type": "quantitative", "title": words.metric_title(name)}
     ends = {"y": {"field": "low", "type": "quantitative"}, "y2": {"field": "high"}}
-    rule = {"mark": {"type": "rule", "strokeWidth": 1.4}, "encoding": {"x": x, "color": color, **ends}}
+    rule = {"mark": {"type": "rule", "strokeWidth": 1.4}, "encoding": {**place, **ends}}
     line = {
-        "mark": {"type": "line", "point": {"size": 50}, "strokeWidth": 2},
-        "encoding": {"x": x, "y": value, "color": color, "strokeDash": dash},
+        "mark": {"type": "line", "strokeWidth": 2},
+        "encoding": {**place, "y": value, "strokeDash": {**dash, "legend": {"symbolType": "stroke"}}},
     }
-    return _figure(rows, f"{words.metric_title(name)} by the number of events given", [line, rule])
+    point = {
+        "mark": {"type": "point", "filled": True, "size": 50, "opacity": 1},
+        "encoding": {**place, "y": value},
+    }
+    title = f"{words.metric_title(name)} by the number of events given"
+    return _figure(rows, title, [rule, line, point])
 
 
 def reliability(bins: Sequence[Part]) -> Figure:
@@ -260,7 +289,7 @@ def reliability(bins: Sequence[Part]) -> Figure:
         "encoding": {"x": x, "y": {"field": "low", "type": "quantitative"}, "y2": {"field": "high"}},
     }
     point = {
-        "mark": {"type": "point", "filled": True, "size": 60, "color": COLOURS[0]},
+        "mark": {"type": "point", "filled": True, "size": 60, "opacity": 1, "color": COLOURS[0]},
         "encoding": {"x": x, "y": y},
     }
     title = "Reliability: on the dashed line, probabilities are right"
@@ -284,24 +313,32 @@ def _figure(
     }
 
 
-def _dots(rows: Sequence[Part], labels: Sequence[str], title: str) -> Figure:
+def _dots(rows: Sequence[Part], labels: Sequence[str], names: Sequence[str], title: str) -> Figure:
     y = _nominal("label", labels)
     value = {
         "field": "value",
         "type": "quantitative",
         "title": title,
         "scale": {"zero": True},
-        "axis": {"tickCount": 5},
+        "axis": {"tickCount": 6},
     }
+    colours = {"domain": list(names), "range": [COLOURS[0], COLOURS[3]][: len(names)]}
+    shapes = {"domain": list(names), "range": ["circle", "diamond"][: len(names)]}
+    name = {"field": "name", "type": "nominal", "sort": list(names), "title": None}
     rule = {
         "mark": {"type": "rule", "color": COLOURS[0], "strokeWidth": 2},
         "encoding": {"x": {"field": "low", "type": "quantitative"}, "x2": {"field": "high"}, "y": y},
     }
     point = {
-        "mark": {"type": "point", "filled": True, "size": 70, "color": COLOURS[0]},
-        "encoding": {"x": value, "y": y},
+        "mark": {"type": "point", "filled": True, "size": 75, "opacity": 1},
+        "encoding": {
+            "x": value,
+            "y": y,
+            "color": {**name, "scale": colours, "legend": {"symbolSize": 80}},
+            "shape": {**name, "scale": shapes, "legend": {"symbolSize": 80}},
+        },
     }
-    return {"data": {"values": list(rows)}, "layer": [point, rule]}
+    return {"data": {"values": list(rows)}, "layer": [rule, point]}
 
 
 def _without_labels(panel: Figure) -> Figure:

@@ -84,8 +84,8 @@ def _pool_tables(title: str, text: str, part: Part) -> dict[str, Any]:
 def _matched_words(matched: Part) -> str:
     return (
         f"{matched['candidates'].capitalize()} ({matched['median_candidates']:,.0f} candidates at the median). "
-        "Over all users, a system can score well by finding who is online; here that says nothing, so claims "
-        "rest on these numbers."
+        "Over all users, a system can score well by finding who is online; among users who are all about to act, that "
+        "helps less, so claims rest on these numbers."
     )
 
 

@@ -138,7 +138,11 @@ def _exposure_text(key: str, value: float | None) -> str:
         return "not defined"
     if key == "popularity_lift":
         return f"{'−' if value < 0 else '+'}{words.percent(abs(value))}"
-    return words.percent(value) if key in ("coverage", "top_1%_share", "largest_share") else f"{value:.3f}"
+    return (
+        words.percent(value)
+        if key in ("coverage", "top_1%_share", "largest_share")
+        else f"{value:.3f}".replace("-", "−")
+    )
 
 
 def calibration_table(calibration: Part) -> Table | None:

@@ -27,7 +27,7 @@ GLOSSARY = {
     "like these. It says nothing about other data, or about training the model once more.",
     "No difference shown": "the interval of the difference contains 0. It does not mean that the two are equal.",
     "Many comparisons": "differences on this page are not corrected for their number: some of many would stand out by chance. "
-    "`duality compare` corrects for it.",
+    "The command duality compare corrects for it.",
 }
 
 
@@ -49,13 +49,16 @@ class About:
 
 
 def number(value: float, metric: str = "") -> str:
-    """A metric's value as text."""
-    return f"{value:.2f}×" if metric.startswith("lift") else f"{value:.4f}"
+    """A metric's value as text; a negative one, and no other, with −."""
+    places, unit = (2, "×") if metric.startswith("lift") else (4, "")
+    # Resampling leaves a 0 at ±1e-18; + 0.0 turns what rounds to -0 into 0.
+    return f"{round(value, places) + 0.0:.{places}f}{unit}".replace("-", "−")
 
 
 def signed(value: float, metric: str = "") -> str:
     """A difference as text, with + or −."""
-    return f"{'−' if value < 0 else '+'}{number(abs(value), metric)}"
+    text = number(value, metric)
+    return text if text.startswith("−") else f"+{text}"
 
 
 def percent(value: float) -> str:
@@ -115,8 +118,8 @@ def outcome(direction: str, part: Part) -> list[str]:
 def _over(part: Part) -> str:
     median = part[MATCHED]["median_candidates"]
     return (
-        f"Among time-matched users ({median:,.0f} at the median), which takes away the advantage of finding who is "
-        "active at the moment:"
+        f"Among time-matched users ({median:,.0f} at the median), where finding who is online helps "
+        "less than among all:"
     )
 
 
@@ -148,7 +151,7 @@ def measured_facts(direction: str, part: Part) -> list[tuple[str, str]]:
     facts = [
         (
             "Question",
-            f"Each query hides one event of a {source} and asks for its {target}. All candidates are ranked; "
+            f"Each query hides one event of a {source} and asks for the {target}. All candidates are ranked; "
             f"the nearer the hidden {target} is to first place, the better.",
         ),
         ("Queries", f"{part['queries']:,}, of the {protocol['split']} part"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -163,7 +165,7 @@ def test_markov_counts_what_followed_the_last_one(seed: int, direction: str, tim
     follows = np.zeros((world.num_targets(direction),) * 2)
     for row in range(world.num_sources(direction)):
         chain = [target[e] for e in order if world.train[e] and source[e] == row]
-        for a, b in zip(chain, chain[1:]):
+        for a, b in itertools.pairwise(chain):
             follows[a, b] += 1
     for q in range(len(queries)):
         row = queries.sources(direction)[q]
