@@ -28,7 +28,7 @@ from duality.runtime import passive_threads
 
 DIM, K, BLOCK = 66, 20, 256
 
-RECTOOLS = '''
+RECTOOLS = """
 import json, sys, time
 import numpy as np, pandas as pd
 from scipy import sparse
@@ -55,7 +55,7 @@ ours()
 runs = [ours() for _ in range(3)]
 best = min(runs, key=lambda run: run[1])
 print(json.dumps({"rank s": best[0], "all s": best[1], "recall@10": best[2]["recall"], "ndcg@10": best[2]["ndcg"]}))
-'''
+"""
 
 
 class Vectors:

@@ -1,14 +1,14 @@
 """Two-sided retrieval for recommenders: items for users, and users for items, in one space.
 
 Public entry points, imported when first used: `Index`, `import_events`, `train`, `build_index`,
-`evaluate`, `target`.
+`evaluate`, `compare`, `calibrate`, `target`.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["Index", "build_index", "evaluate", "import_events", "target", "train"]
+__all__ = ["Index", "build_index", "calibrate", "compare", "evaluate", "import_events", "target", "train"]
 
 _HOME = {
     "Index": "duality.workflows.index",
@@ -16,6 +16,8 @@ _HOME = {
     "train": "duality.workflows.api",
     "build_index": "duality.workflows.api",
     "evaluate": "duality.workflows.api",
+    "compare": "duality.workflows.api",
+    "calibrate": "duality.workflows.api",
     "target": "duality.workflows.api",
 }
 

@@ -42,6 +42,10 @@ SHOWN = ("ndcg@10", "recall@10", "recall@100", "auc")
     show_default=True,
     help="Users in the time-matched pool of item-to-user queries.",
 )
+@click.option("--report", type=click.Path(path_type=Path), help="Also write one self-contained HTML page.")
+@click.option(
+    "--figures", type=click.Path(path_type=Path), help="Folder for the page's figures, as SVG and PNG."
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 @json_option
 def evaluate(
@@ -55,6 +59,8 @@ def evaluate(
     baselines: bool,
     run_file: Path | None,
     matched: int,
+    report: Path | None,
+    figures: Path | None,
     seed: int,
     as_json: bool,
 ) -> None:
@@ -62,7 +68,7 @@ def evaluate(
     from duality.workflows.evaluate import evaluate as measure
 
     chosen = model if model is not None or (run_file and data) else home() / "models/default"
-    report = measure(
+    document = measure(
         chosen,
         data=data,
         direction=direction,
@@ -74,8 +80,10 @@ def evaluate(
         run=run_file,
         seed=seed,
         matched=matched,
+        report=report,
+        figures=figures,
     )
-    emit(report, as_json, lambda document: show_report(document))
+    emit(document, as_json, lambda shown: show_report(shown))
 
 
 def _cutoffs(text: str) -> tuple[int, ...]:

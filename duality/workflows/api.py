@@ -50,6 +50,20 @@ def evaluate(model: PathLike | None = None, **options: Any) -> dict[str, Any]:
     return run(_or(model, "models/default"), **options)
 
 
+def compare(models: Iterable[str], **options: Any) -> dict[str, Any]:
+    """Which model is better; arguments as in `duality.workflows.compare.compare`."""
+    from duality.workflows.compare import compare as run
+
+    return run(list(models), **options)
+
+
+def calibrate(model: PathLike | None = None, *, impressions: PathLike, **options: Any) -> dict[str, Any]:
+    """Turn scores into probabilities; options as in `duality.workflows.calibrate.calibrate`."""
+    from duality.workflows.calibrate import calibrate as run
+
+    return run(_or(model, "models/default"), Path(impressions), **options)
+
+
 def target(
     index: PathLike | None = None, *, campaigns: PathLike, out: PathLike, dry_run: bool = False
 ) -> dict[str, Any]:

@@ -84,7 +84,8 @@ def calibrate(
         "dropped": {reason: count for reason, count in shown.dropped.items() if count},
         **_measures(chosen, scored, shown, early, seed),
     }
-    facts = {name: document[name] for name in ("validation_log_loss", "fitted_on", "measured_on", "after")}
+    kept = ("validation_log_loss", "fitted_on", "measured_on", "after", "reliability")
+    facts = {name: document[name] for name in kept}
     write_calibration(folder.path, folder.fingerprint, chosen, facts)
     return {**document, "out": str(folder.path / FILE)}
 

@@ -21,7 +21,7 @@ from duality.errors import InputError
 from duality.evaluation.baselines import MostPopular
 from duality.evaluation.cold import GIVEN, ColdQueries, cold_queries, cold_world, never_met, queries_of
 from duality.evaluation.neighbours import NearestNeighbours
-from duality.evaluation.protocol import measure, report
+from duality.evaluation.protocol import Measured, measure, report
 from duality.evaluation.queries import ITEM_TO_USER, USER_TO_ITEM, Queries, World
 from duality.evaluation.ranking import Scorer
 from duality.generated import group_of
@@ -40,8 +40,9 @@ def evaluate_cold(
     *,
     baselines: bool,
     **how: Any,
-) -> dict[str, Any]:
-    """Report of one direction: the numbers for 5 events, and under `by_events` for 1, 3, 5 and 10.
+) -> tuple[dict[str, Any], tuple[Measured, World, list[Scorer]]]:
+    """Report of one direction: the numbers for 5 events, and under `by_events` for 1, 3, 5 and 10;
+    then what was measured for 5, the world of it, and the scorers.
 
     Args:
         folder: a model that was trained under the split.
@@ -53,12 +54,13 @@ def evaluate_cold(
     asked = _asked(dataset, split, how.get("seed", 0))
     queries = queries_of(world, asked, direction, GIVEN)
     states = States(folder.load(), dataset, world.visible)
-    seed, by_events = how.get("seed", 0), {}
+    seed, by_events, evidence = how.get("seed", 0), {}, {}
     for n in GIVEN:
         now = cold_world(world, asked, n)
         scorers = _scorers(ColdItems if items else ColdUsers, states, asked, n, now, direction, baselines)
         found = measure(scorers, queries, now, direction, seen=never_met(world, direction), **how)
         by_events[n] = report(found, protocol=split.name, split="test", seed=seed)
+        evidence[n] = found, now, scorers
     part = dict(by_events[HEADLINE])
     part["protocol"] = {
         **part["protocol"],
@@ -73,7 +75,7 @@ def evaluate_cold(
         }
         for n, found in by_events.items()
     }
-    return part
+    return part, evidence[HEADLINE]
 
 
 def _asked(dataset: Dataset, split: Split, seed: int) -> ColdQueries:

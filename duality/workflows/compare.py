@@ -172,7 +172,7 @@ def _ranked(
         # Baselines do not depend on the model: measured once, beside the first.
         wanted = task.baselines and place == 0
         here = Task(folder, task.dataset, task.division, task.split, wanted, None, task.how)
-        some, scorers = measured(here, direction)
+        some, _, scorers = measured(here, direction)
         ranked[name].append(some.ranks[scorers[0].name])
         others = [scorer.name for scorer in scorers if not isinstance(scorer, OF_A_MODEL)]
         references.update({other: [some.ranks[other]] for other in others})

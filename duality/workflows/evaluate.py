@@ -14,13 +14,15 @@ from duality.evaluation import factors
 from duality.evaluation.baselines import LastActive, Markov, MostPopular, RecentPopularity, choose_window
 from duality.evaluation.neighbours import NearestNeighbours
 from duality.evaluation.pools import MATCHED
-from duality.evaluation.protocol import Measured, measure, report
+from duality.evaluation.protocol import Measured, measure
+from duality.evaluation.protocol import report as tables_of
 from duality.evaluation.queries import ITEM_TO_USER, USER_TO_ITEM, World, make_queries
 from duality.evaluation.ranking import Scorer
 from duality.evaluation.runs import read_run
 from duality.model.folder import ModelFolder
 from duality.runtime import num_threads, say
 from duality.workflows.cold import evaluate_cold
+from duality.workflows.report import about_of, check_report, details, write_report
 from duality.workflows.scorers import CentredMean, ItemEncoderScorer, ModelScorer, States
 from duality.workflows.train import dataset_of, world_of
 
@@ -38,6 +40,8 @@ def evaluate(
     run: Path | None = None,
     seed: int = 0,
     matched: int = MATCHED,
+    report: Path | None = None,
+    figures: Path | None = None,
 ) -> dict[str, Any]:
     """Measure a model, or the lists in `run`, one or both directions.
 
@@ -51,6 +55,8 @@ def evaluate(
         run: ranked lists to measure instead of the model; needs one direction.
         seed: of sampled candidates and of the bootstrap.
         matched: users in the time-matched pool of item-to-user queries.
+        report: also write one self-contained HTML page here; needs the extra `report`.
+        figures: folder for the figures of that page, as SVG and PNG.
 
     Returns:
         {direction: report}; see `duality.evaluation.protocol.evaluate`, and `evaluate_cold` for
@@ -60,6 +66,10 @@ def evaluate(
         InputError: the model was trained on other data or under another split, a protocol that
             needs time on a log without, or nothing to ask.
     """
+    if report is not None:
+        check_report(report)
+    elif figures is not None:
+        raise InputError(f"{figures}: figures belong to a report: name its page with --report")
     folder = ModelFolder.open(model) if model is not None else None
     dataset = _dataset(folder, data)
     wanted = protocol or (folder.config["split"]["name"] if folder else "leave-one-out")
@@ -73,7 +83,16 @@ def evaluate(
     task = Task(folder, dataset, division, split, baselines, run, how)
     names = (USER_TO_ITEM, ITEM_TO_USER) if direction == "both" else (direction,)
     cold = division.cold is not None and split == "test"
-    return {name: _cold(task, name) if cold else _ordinary(task, name) for name in names}
+    measured_parts = {name: (_cold if cold else _ordinary)(task, name) for name in names}
+    document = {name: part for name, (part, _) in measured_parts.items()}
+    if report is not None:
+        evidence = {name: details(*found, seed=seed) for name, (_, found) in measured_parts.items()}
+        write_report(document, evidence, report, about=about_of(folder, dataset, run=run), figures=figures)
+    return document
+
+
+# What a report page looks at beyond the numbers: ranks, what was known, and who scored.
+Evidence = tuple[Measured, World, list[Scorer]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,8 +116,8 @@ class Task:
     how: dict[str, Any]
 
 
-def measured(task: Task, direction: str) -> tuple[Measured, list[Scorer]]:
-    """Ranks of every scorer for one direction, and the scorers."""
+def measured(task: Task, direction: str) -> Evidence:
+    """Ranks of every scorer for one direction, what was known, and the scorers."""
     world = world_of(task.dataset, task.division, task.split)
     queries = make_queries(world, task.division.hidden(task.split), direction)
     scorers = _scorers(
@@ -110,21 +129,21 @@ def measured(task: Task, direction: str) -> tuple[Measured, list[Scorer]]:
         run=task.run,
         baselines=task.baselines,
     )
-    return measure(scorers, queries, world, direction, **task.how), scorers
+    return measure(scorers, queries, world, direction, **task.how), world, scorers
 
 
-def _ordinary(task: Task, direction: str) -> dict[str, Any]:
-    found, scorers = measured(task, direction)
-    part = report(found, protocol=task.division.name, split=task.split, seed=task.how["seed"])
+def _ordinary(task: Task, direction: str) -> tuple[dict[str, Any], Evidence]:
+    found = measured(task, direction)
+    part = tables_of(found[0], protocol=task.division.name, split=task.split, seed=task.how["seed"])
     part["protocol"]["windows"] = {
         scorer.name: f"{scorer.days} days, chosen on validation"
-        for scorer in scorers
+        for scorer in found[2]
         if isinstance(scorer, RecentPopularity)
     }
-    return part
+    return part, found
 
 
-def _cold(task: Task, direction: str) -> dict[str, Any]:
+def _cold(task: Task, direction: str) -> tuple[dict[str, Any], Evidence]:
     if task.folder is None or task.run is not None or task.how["candidates"] != "full":
         raise InputError(
             f"{task.division.name} ranks all candidates with a model: leave out --run and --candidates"

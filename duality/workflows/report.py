@@ -104,13 +104,13 @@ def write_report(
         InputError, MissingExtraError: see `check_report`.
     """
     check_report(path)
-    page, drawn = _renderers()
-    specs = drawn.figures_of(document, evidence, about.calibration)
-    svg = {name: drawn.svg(figure) for name, figure in specs.items()}
+    page, figures_module, drawing = _renderers()
+    specs = figures_module.figures_of(document, evidence, about.calibration)
+    svg = {name: drawing.svg(figure) for name, figure in specs.items()}
     text = page.render(document, evidence, svg, about)
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-    return [path, *(_write_figures(figures, specs, svg, drawn.png) if figures is not None else [])]
+    return [path, *(_write_figures(figures, specs, svg, drawing.png) if figures is not None else [])]
 
 
 def _write_figures(
@@ -125,19 +125,19 @@ def _write_figures(
     return written
 
 
-def _renderers() -> tuple[Any, Any]:
+def _renderers() -> tuple[Any, Any, Any]:
     """The modules that make text and figures.
 
     Raises:
         MissingExtraError: the extra `report` is not installed.
     """
     try:
-        from duality.workflows import report_figures, report_page
+        from duality.workflows import report_drawing, report_figures, report_page
     except ImportError as error:
         if error.name not in ("jinja2", "vl_convert"):
             raise
         raise MissingExtraError(error.name.replace("_", "-"), EXTRA) from None
-    return report_page, report_figures
+    return report_page, report_figures, report_drawing
 
 
 def about_of(folder: ModelFolder | None, dataset: Dataset, *, run: Path | None = None) -> About:

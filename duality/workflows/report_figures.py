@@ -1,10 +1,6 @@
-"""The figures of a report as Vega-Lite specifications, and their drawing as SVG and PNG without a network.
+"""The figures of a report as Vega-Lite specifications, made of the document and its details.
 
-Plain specifications, not altair objects: one dependency less, and what is drawn is what is read here.
-Colours are those of Okabe & Ito (2008), which stay apart for colour-blind readers; the system is also
-the thickest line or the filled mark, so that a grey print can be read.
-
-Needs:  vl-convert (the extra `report`).
+How they look and are drawn: report_drawing.py.
 """
 
 from __future__ import annotations
@@ -12,58 +8,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import vl_convert
-
 from duality.workflows import report_words as words
+from duality.workflows.report_drawing import (
+    CHANCE,
+    COLOURS,
+    CONFIG,
+    GREY,
+    INK,
+    SCHEMA,
+    Figure,
+    layered,
+    log_axis,
+    nominal,
+    quantity,
+    styles,
+)
 from duality.workflows.report_tables import SYSTEM, headlines
 
 Part = Mapping[str, Any]
-Figure = dict[str, Any]
-
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9")
-GREY, INK = "#8a8a8a", "#1a1a1a"
-DASHES = ([1, 0], [7, 2], [2, 2], [8, 2, 2, 2], [4, 4], [12, 3])
-WIDTH, HEIGHT = 470, 250
-CHANCE = "random order"
-SCALE = 2  # PNG pixels per unit
-CONFIG = {
-    "background": "white",
-    "padding": {"left": 14, "right": 10, "top": 5, "bottom": 5},
-    "font": "Helvetica, Arial, sans-serif",
-    "view": {"stroke": None},
-    "axis": {
-        "labelColor": INK,
-        "titleColor": INK,
-        "labelFontSize": 12,
-        "titleFontSize": 12,
-        "titleFontWeight": "normal",
-        "gridColor": "#e4e4e4",
-        "domainColor": GREY,
-        "tickColor": GREY,
-        "labelLimit": 220,
-        "labelFlush": False,
-    },
-    "legend": {
-        "orient": "bottom",
-        "columns": 3,
-        "labelColor": INK,
-        "labelFontSize": 12,
-        "labelLimit": 200,
-        "symbolStrokeWidth": 2.5,
-        "symbolSize": 300,
-    },
-    "title": {"color": INK, "fontSize": 13, "anchor": "start", "fontWeight": "bold"},
-}
-
-
-def svg(figure: Figure) -> str:
-    """The figure as an SVG document."""
-    return str(vl_convert.vegalite_to_svg(figure, allowed_base_urls=[]))
-
-
-def png(figure: Figure) -> bytes:
-    """The figure as a PNG of twice its size."""
-    return bytes(vl_convert.vegalite_to_png(figure, scale=SCALE, allowed_base_urls=[]))
 
 
 def figures_of(document: Part, evidence: Part, calibration: Part | None) -> dict[str, Figure]:
@@ -99,21 +61,16 @@ def overview(direction: str, part: Part) -> Figure:
     entries = {SYSTEM: tables["metrics"], **tables["baselines"]}
     rows = [{"name": name, **found[metric]} for name, found in entries.items()]
     where = ", time-matched users" if tables is not part else ""
-    y = _nominal("name", list(entries))
+    y = nominal("name", list(entries))
     fill = {"condition": {"test": _is_system(), "value": COLOURS[0]}, "value": GREY}
-    x = {
-        "field": "value",
-        "type": "quantitative",
-        "title": words.metric_title(metric),
-        "axis": {"tickCount": 8},
-    }
+    x = {**quantity("value", words.metric_title(metric)), "axis": {"tickCount": 8}}
     bar = {"mark": {"type": "bar", "height": {"band": 0.62}}, "encoding": {"x": x, "y": y, "color": fill}}
     rule = {
         "mark": {"type": "rule", "strokeWidth": 1.6, "color": INK},
         "encoding": {"x": {"field": "low", "type": "quantitative"}, "x2": {"field": "high"}, "y": y},
     }
     title = f"{words.metric_title(metric)} with 95% intervals{where}"
-    return _figure(rows, title, [bar, rule], height=max(26 * len(rows), 80))
+    return layered(rows, title, [bar, rule], height=max(26 * len(rows), 80))
 
 
 def recall(direction: str, pool: Part, system: str) -> Figure:
@@ -131,9 +88,9 @@ def recall(direction: str, pool: Part, system: str) -> Figure:
         {"k": k, "low": low, "high": high}
         for k, low, high in zip(curve["k"], curve["low"] or [], curve["high"] or [], strict=False)
     ]
-    x = _log_axis("k", "k: places looked at", max(curve["k"]))
-    y = {"field": "recall", "type": "quantitative", "title": "Recall@k", "axis": {"format": ".0%"}}
-    order, colours, dashes = _styles(list(lines))
+    x = log_axis("k", "k: places looked at", max(curve["k"]))
+    y = {**quantity("recall", "Recall@k"), "axis": {"format": ".0%"}}
+    order, colours, dashes = styles(list(lines))
     line = {
         "mark": {"type": "line", "strokeWidth": 2},
         "encoding": {
@@ -152,7 +109,7 @@ def recall(direction: str, pool: Part, system: str) -> Figure:
     where = ", time-matched users" if pool["name"] != "all" else ""
     target = words.ENDS[direction][1]
     title = f"How deep one must look to find the {target}{where}"
-    return _figure(rows, title, [area, line] if band else [line])
+    return layered(rows, title, [area, line] if band else [line])
 
 
 def ranks(direction: str, pool: Part, system: str) -> Figure:
@@ -169,22 +126,17 @@ def ranks(direction: str, pool: Part, system: str) -> Figure:
         "mark": {"type": "bar"},
         "encoding": {
             "x": {
-                **_nominal("bin", found["bins"]),
+                **nominal("bin", found["bins"]),
                 "title": f"rank of the hidden {words.ENDS[direction][1]}",
                 "axis": {"labelAngle": -35, "grid": False},
             },
             "xOffset": {"field": "name", "type": "nominal", "sort": names},
-            "y": {
-                "field": "share",
-                "type": "quantitative",
-                "title": "share of queries",
-                "axis": {"format": "%"},
-            },
+            "y": {**quantity("share", "share of queries"), "axis": {"format": "%"}},
             "color": {"field": "name", "type": "nominal", "scale": colours, "sort": names, "title": None},
         },
     }
     where = ", time-matched users" if pool["name"] != "all" else ""
-    return _figure(rows, f"Where the targets are ranked{where}", [bar])
+    return layered(rows, f"Where the targets are ranked{where}", [bar])
 
 
 def segments(division: Part, strongest: str | None) -> Figure:
@@ -207,7 +159,7 @@ def segments(division: Part, strongest: str | None) -> Figure:
         panels.append({**panel, "width": 400, "height": 30 * len(rows)})
     panels[1:] = [_without_labels(panel) for panel in panels[1:]]
     return {
-        "$schema": _SCHEMA,
+        "$schema": SCHEMA,
         "config": CONFIG,
         "title": f"By {division['words']}",
         "hconcat": panels,
@@ -225,7 +177,7 @@ def by_events(part: Part) -> Figure:
         for n, step in steps.items()
         for scorer in scorers
     ]
-    order, colours, dashes = _styles(scorers)
+    order, colours, dashes = styles(scorers)
     place = {
         "x": {
             "field": "n",
@@ -245,7 +197,7 @@ def by_events(part: Part) -> Figure:
         },
     }
     dash = {"field": "name", "type": "nominal", "scale": dashes, "sort": order, "title": None}
-    value = {"field": "value", "type": "quantitative", "title": words.metric_title(name)}
+    value = quantity("value", words.metric_title(name))
     ends = {"y": {"field": "low", "type": "quantitative"}, "y2": {"field": "high"}}
     rule = {"mark": {"type": "rule", "strokeWidth": 1.4}, "encoding": {**place, **ends}}
     line = {
@@ -257,28 +209,16 @@ def by_events(part: Part) -> Figure:
         "encoding": {**place, "y": value},
     }
     title = f"{words.metric_title(name)} by the number of events given"
-    return _figure(rows, title, [rule, line, point])
+    return layered(rows, title, [rule, line, point])
 
 
 def reliability(bins: Sequence[Part]) -> Figure:
     """Predicted against observed, with the diagonal of a perfect calibration."""
     rows = [dict(row) for row in bins]
     most = max(max(row["high"], row["predicted"]) for row in rows)
-    ends = {"domain": [0, most]}
-    x = {
-        "field": "predicted",
-        "type": "quantitative",
-        "title": "predicted probability",
-        "scale": ends,
-        "axis": {"format": "%"},
-    }
-    y = {
-        "field": "observed",
-        "type": "quantitative",
-        "title": "observed share",
-        "scale": ends,
-        "axis": {"format": "%"},
-    }
+    axis = {"scale": {"domain": [0, most]}, "axis": {"format": "%"}}
+    x = {**quantity("predicted", "predicted probability"), **axis}
+    y = {**quantity("observed", "observed share"), **axis}
     diagonal = {
         "data": {"values": [{"predicted": 0, "observed": 0}, {"predicted": most, "observed": most}]},
         "mark": {"type": "line", "color": GREY, "strokeDash": [4, 4]},
@@ -293,35 +233,12 @@ def reliability(bins: Sequence[Part]) -> Figure:
         "encoding": {"x": x, "y": y},
     }
     title = "Reliability: on the dashed line, probabilities are right"
-    return _figure(rows, title, [diagonal, rule, point], height=330, width=330)
-
-
-_SCHEMA = "https://vega.github.io/schema/vega-lite/v5.json"
-
-
-def _figure(
-    rows: Sequence[Part], title: str, layers: Sequence[Part], *, width: int = WIDTH, height: int = HEIGHT
-) -> Figure:
-    return {
-        "$schema": _SCHEMA,
-        "config": CONFIG,
-        "title": title,
-        "width": width,
-        "height": height,
-        "data": {"values": list(rows)},
-        "layer": list(layers),
-    }
+    return layered(rows, title, [diagonal, rule, point], height=330, width=330)
 
 
 def _dots(rows: Sequence[Part], labels: Sequence[str], names: Sequence[str], title: str) -> Figure:
-    y = _nominal("label", labels)
-    value = {
-        "field": "value",
-        "type": "quantitative",
-        "title": title,
-        "scale": {"zero": True},
-        "axis": {"tickCount": 6},
-    }
+    y = nominal("label", labels)
+    value = {**quantity("value", title), "axis": {"tickCount": 6}}
     colours = {"domain": list(names), "range": [COLOURS[0], COLOURS[3]][: len(names)]}
     shapes = {"domain": list(names), "range": ["circle", "diamond"][: len(names)]}
     name = {"field": "name", "type": "nominal", "sort": list(names), "title": None}
@@ -348,29 +265,6 @@ def _without_labels(panel: Figure) -> Figure:
         for layer in panel["layer"]
     ]
     return {**panel, "layer": layers}
-
-
-def _nominal(field: str, order: Sequence[str]) -> dict[str, Any]:
-    return {"field": field, "type": "nominal", "sort": list(order), "title": None}
-
-
-def _log_axis(field: str, title: str, most: int) -> dict[str, Any]:
-    scale = {"type": "log", "domain": [1, max(most, 2)]}
-    ticks = [10**power for power in range(len(str(most)))]
-    return {
-        "field": field,
-        "type": "quantitative",
-        "title": title,
-        "scale": scale,
-        "axis": {"values": ticks, "format": ",d"},
-    }
-
-
-def _styles(names: Sequence[str]) -> tuple[list[str], dict[str, Any], dict[str, Any]]:
-    """Order, colours and dashes of lines; chance is grey and dotted."""
-    colours = [GREY if name == CHANCE else COLOURS[place] for place, name in enumerate(names)]
-    dashes = [[1, 3] if name == CHANCE else DASHES[place] for place, name in enumerate(names)]
-    return list(names), {"domain": list(names), "range": colours}, {"domain": list(names), "range": dashes}
 
 
 def _strongest(curve: Part, names: Sequence[str], system: str) -> list[str]:

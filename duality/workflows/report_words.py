@@ -14,6 +14,7 @@ Part = Mapping[str, Any]
 BETTER, WORSE, NONE, UNKNOWN = "better", "worse", "no difference shown", "no interval"
 TITLES = {"user-to-item": "Items for a user", "item-to-user": "Users for an item"}
 ENDS = {"user-to-item": ("user", "item"), "item-to-user": ("item", "user")}
+ARTICLES = {"user": "a user", "item": "an item"}
 MATCHED = "time_matched"
 
 GLOSSARY = {
@@ -151,7 +152,7 @@ def measured_facts(direction: str, part: Part) -> list[tuple[str, str]]:
     facts = [
         (
             "Question",
-            f"Each query hides one event of a {source} and asks for the {target}. All candidates are ranked; "
+            f"Each query hides one event of {ARTICLES[source]} and asks for the {target}. All candidates are ranked; "
             f"the nearer the hidden {target} is to first place, the better.",
         ),
         ("Queries", f"{part['queries']:,}, of the {protocol['split']} part"),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
@@ -26,7 +29,6 @@ from duality.workflows.calibration_file import write_calibration
 from duality.workflows.evaluate import Task, measured
 from duality.workflows.report import about_of, check_report, details, write_report
 from duality.workflows.report_words import About, verdict
-from duality.workflows.train import world_of
 
 pytest.importorskip("jinja2", reason="the extra report is not installed")
 pytest.importorskip("vl_convert", reason="the extra report is not installed")
@@ -85,9 +87,9 @@ def evidence_of(root: Path, directions: tuple[str, ...], run: Path | None = None
     task = Task(folder, dataset, division, "test", True, run, how)
     document, evidence = {}, {}
     for direction in directions:
-        found, scorers = measured(task, direction)
-        document[direction] = report(found, protocol=division.name, split="test", seed=0)
-        evidence[direction] = details(found, world_of(dataset, division, "test"), scorers)
+        found = measured(task, direction)
+        document[direction] = report(found[0], protocol=division.name, split="test", seed=0)
+        evidence[direction] = details(*found)
     return document, evidence, about_of(folder, dataset, run=run)
 
 
@@ -345,7 +347,7 @@ def test_the_calibration_of_the_model_is_shown(both: Any, world: Path, tmp_path:
 def test_what_cannot_be_written_is_refused_first(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"write r\.html"):
         check_report(Path("r.pdf"))
-    for module in ("report_figures", "report_page"):
+    for module in ("report_drawing", "report_figures", "report_page"):
         monkeypatch.delitem(sys.modules, f"duality.workflows.{module}", raising=False)
         monkeypatch.delattr(f"duality.workflows.{module}", raising=False)
     monkeypatch.setitem(sys.modules, "vl_convert", None)
@@ -353,3 +355,29 @@ def test_what_cannot_be_written_is_refused_first(monkeypatch: pytest.MonkeyPatch
         MissingExtraError, match=r'vl-convert is not installed: pip install "duality\[report\]"'
     ):
         check_report(Path("r.html"))
+
+
+@pytest.mark.parametrize("extra", [[], ["--baselines", "--figures", "pictures"]])
+def test_the_command_writes_the_page(world: Path, tmp_path: Path, extra: list[str]) -> None:
+    arguments = [
+        "evaluate",
+        "--model",
+        str(world / "models/default"),
+        "--report",
+        "page.html",
+        *extra,
+        "--json",
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "duality.cli.main", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert f"{document[USER_TO_ITEM]['metrics']['ndcg@10']['value']:.4f}".lstrip("0") in page
+    assert bool(list(tmp_path.glob("pictures/*.svg"))) == ("--figures" in extra)
+
+
+def test_figures_without_a_page_are_refused(world: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--report"):
+        duality.evaluate(world / "models/default", figures=tmp_path / "f")
