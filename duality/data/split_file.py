@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyarrow import csv, parquet
 
+from duality.data.id_tables import need_column, read_id_table, rows_of_ids
 from duality.data.splits import FILE, Split
-from duality.errors import DataError, InputError, suggestion
+from duality.errors import DataError, InputError
 
 if TYPE_CHECKING:
     from duality.data.dataset import Dataset
@@ -32,56 +32,17 @@ def read_split(dataset: Dataset, name: str) -> Split:
             a pair has two parts, or no event is left to test.
     """
     path = Path(name.removeprefix(FILE))
-    table = _read(path)
-    user = _rows(table, "user", dataset.user_ids.find, path)
-    item = _rows(table, "item", dataset.item_ids.find, path)
+    table = read_id_table(path, "split", COLUMNS)
+    for column in COLUMNS:
+        need_column(column, table.column_names, "a split needs columns user, item and part", path)
+    user = rows_of_ids(table, "user", dataset.user_ids, path)
+    item = rows_of_ids(table, "item", dataset.item_ids, path)
     part = _parts(table, path)
     events = _parts_of_events(dataset, user * dataset.num_items + item, part, path)
     if not (events == PARTS.index("test")).any():
         raise InputError(f"{path}: no event of this dataset is in part test")
     validation, test = (np.flatnonzero(events == PARTS.index(part)) for part in PARTS[1:])
     return Split(name, events == 0, validation, test)
-
-
-def _read(path: Path) -> pa.Table:
-    if not path.is_file():
-        raise InputError(f"{path}: no such split file")
-    try:
-        if path.suffix == ".parquet":
-            table = parquet.read_table(path)
-        else:
-            table = csv.read_csv(
-                path,
-                parse_options=csv.ParseOptions(delimiter="\t" if path.suffix == ".tsv" else ","),
-                convert_options=csv.ConvertOptions(column_types=dict.fromkeys(COLUMNS, pa.string())),
-            )
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"cannot be read: {str(error).splitlines()[0]}", file=str(path)) from None
-    for column in COLUMNS:
-        if column not in table.column_names:
-            near = suggestion(column, table.column_names)
-            raise DataError(
-                f"a split needs columns user, item and part; found {', '.join(table.column_names)}{near}",
-                file=str(path),
-                column=column,
-            )
-    return table
-
-
-def _rows(table: pa.Table, column: str, find: object, path: Path) -> np.ndarray:
-    values = table[column].cast(pa.string()).to_pylist()
-    assert callable(find)
-    rows = np.asarray(find(["" if value is None else value for value in values]), np.int64)
-    unknown = np.flatnonzero(rows < 0)
-    if len(unknown):
-        first = int(unknown[0])
-        raise DataError(
-            f"id '{values[first]}' is not in the dataset ({len(unknown)} such rows)",
-            file=str(path),
-            row=first + 1,
-            column=column,
-        )
-    return rows
 
 
 def _parts(table: pa.Table, path: Path) -> np.ndarray:

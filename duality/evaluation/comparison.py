@@ -80,7 +80,7 @@ def compare(
     models = {
         name: {
             "seeds": len(tables[name]),
-            "metrics": _rows(metrics, _own_interval(tables[name], samples[name], seed, number)),
+            "metrics": _own_interval(tables[name], samples[name], seed, number).table(metrics),
         }
         for number, name in enumerate(tables)
     }
@@ -164,7 +164,7 @@ def _comparisons(
             p = sign_flip_test(paired, clusters, draws=draws, seed=seed)
         interval = percentile_interval(difference, means, level=LEVEL)
         about = _about(len(tables[a]), len(tables[b])) if methods else {"about": TRAINED}
-        rows = _rows(metrics, interval, "difference").items()
+        rows = interval.table(metrics, "difference").items()
         found += [
             {"first": a, "second": b, "metric": name, **row, "p": float(p[place]), **about}
             for place, (name, row) in enumerate(rows)
@@ -187,20 +187,3 @@ def judge(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         low, high = (math.nan if row[end] is None else row[end] for end in ("low", "high"))
         judged.append({**row, "p_holm": float(p_holm), "verdict": verdict(low, high, float(p_holm))})
     return judged
-
-
-def _rows(
-    metrics: Sequence[str], intervals: Intervals, value: str = "value"
-) -> dict[str, dict[str, float | None]]:
-    return {
-        name: {
-            value: float(intervals.value[column]),
-            "low": _finite(intervals.low[column]),
-            "high": _finite(intervals.high[column]),
-        }
-        for column, name in enumerate(metrics)
-    }
-
-
-def _finite(number: float) -> float | None:
-    return float(number) if math.isfinite(number) else None

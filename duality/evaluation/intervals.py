@@ -18,7 +18,8 @@ Shapes: Q queries, M columns (metrics), C clusters, R resamples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -41,6 +42,22 @@ class Intervals:
     value: np.ndarray
     low: np.ndarray
     high: np.ndarray
+
+    def table(self, names: Sequence[str], value: str = "value") -> dict[str, dict[str, float | None]]:
+        """{name: {value, low, high}} of the M columns; None for a bound that is not known."""
+        return {
+            name: {
+                value: float(self.value[column]),
+                "low": _known(self.low[column]),
+                "high": _known(self.high[column]),
+            }
+            for column, name in enumerate(names)
+        }
+
+
+def _known(number: float) -> float | None:
+    # Resampled sums cancel to a hair beside zero.
+    return (0.0 if abs(number) < 1e-12 else float(number)) if math.isfinite(number) else None
 
 
 class DrawCounts:

@@ -8,7 +8,6 @@ Shapes: Q queries, M metrics, P pools of candidates.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,7 @@ from scipy import sparse
 
 from duality import metrics
 from duality.errors import InputError
-from duality.evaluation.intervals import Intervals, cluster_bootstrap, paired_difference
+from duality.evaluation.intervals import cluster_bootstrap, paired_difference
 from duality.evaluation.pools import MATCHED, TIME_MATCHED, Pool, pools_for
 from duality.evaluation.queries import ITEM_TO_USER, USER_TO_ITEM, Queries, World, check_direction
 from duality.evaluation.ranking import (
@@ -249,32 +248,14 @@ def _tables(measured: Measured, pool: int, seed: int) -> dict[str, Any]:
     values = {name: measured.values(name, pool) for name in measured.ranks}
     clusters, names = measured.clusters, measured.names
     tables = {
-        name: _table(names, cluster_bootstrap(table, clusters, seed=seed)) for name, table in values.items()
+        name: cluster_bootstrap(table, clusters, seed=seed).table(names) for name, table in values.items()
     }
     compared = {name: paired_difference(values[first], values[name], clusters, seed=seed) for name in rest}
     return {
         "metrics": tables[first],
         "baselines": {name: tables[name] for name in rest},
-        "comparisons": {name: _table(names, found, "difference") for name, found in compared.items()},
+        "comparisons": {name: found.table(names, "difference") for name, found in compared.items()},
     }
-
-
-def _table(
-    names: Sequence[str], intervals: Intervals, value: str = "value"
-) -> dict[str, dict[str, float | None]]:
-    return {
-        name: {
-            value: float(intervals.value[column]),
-            "low": _finite(intervals.low[column]),
-            "high": _finite(intervals.high[column]),
-        }
-        for column, name in enumerate(names)
-    }
-
-
-def _finite(number: float) -> float | None:
-    # Resampled sums cancel to a hair beside zero.
-    return (0.0 if abs(number) < 1e-12 else float(number)) if math.isfinite(number) else None
 
 
 def describe(measured: Measured, protocol: str, split: str, seed: int) -> dict[str, Any]:

@@ -9,29 +9,19 @@ Trades: a list says nothing about what it leaves out. Unlisted candidates share 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import sparse
 
-from duality.errors import DataError, InputError, suggestion
+from duality.data.id_tables import IdLookup, need_column, read_id_table, rows_of_ids
+from duality.errors import DataError
 from duality.evaluation.baselines import check_fitted
 from duality.evaluation.queries import Queries
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-
-class IdLookup(Protocol):
-    """External ids of one side to dense rows."""
-
-    def __len__(self) -> int:
-        """Rows of the side."""
-
-    def find(self, ids: Sequence[str]) -> np.ndarray:
-        """Row of each id, int64 [N], -1 for an unknown one."""
 
 
 class RunFile:
@@ -70,8 +60,8 @@ def read_run(path: Path, *, query_ids: IdLookup, target_ids: IdLookup, direction
     """
     path = Path(path)
     table = _read_table(path)
-    query = _rows_of(table, "query", query_ids, path)
-    target = _rows_of(table, "id", target_ids, path)
+    query = rows_of_ids(table, "query", query_ids, path)
+    target = rows_of_ids(table, "id", target_ids, path)
     _refuse_repeats(query * max(len(target_ids), 1) + target, path)
     listed = sparse.coo_matrix(
         (_scores_of(table, path), (query, target)), shape=(len(query_ids), len(target_ids))
@@ -80,58 +70,13 @@ def read_run(path: Path, *, query_ids: IdLookup, target_ids: IdLookup, direction
 
 
 def _read_table(path: Path) -> pa.Table:
-    import pyarrow as pa
-    from pyarrow import csv, parquet
-
-    if not path.is_file():
-        raise InputError(f"{path}: no such run file")
-    try:
-        if path.suffix == ".parquet":
-            table = parquet.read_table(path)
-        elif path.suffix in (".csv", ".tsv"):
-            text = pa.string()
-            table = csv.read_csv(
-                path,
-                parse_options=csv.ParseOptions(delimiter="\t" if path.suffix == ".tsv" else ","),
-                convert_options=csv.ConvertOptions(column_types={"query": text, "id": text}),
-            )
-        else:
-            raise DataError("a run file is .parquet, .csv or .tsv", file=str(path))
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"cannot be read: {str(error).splitlines()[0]}", file=str(path)) from None
-    _check_columns(table.column_names, path)
+    table = read_id_table(path, "run", ("query", "id"))
+    needs = "a run needs columns query, id and rank or score"
+    for column in ("query", "id"):
+        need_column(column, table.column_names, needs, path)
+    if not {"rank", "score"} & set(table.column_names):
+        need_column("rank or score", table.column_names, needs, path)
     return table
-
-
-def _check_columns(found: list[str], path: Path) -> None:
-    missing = [name for name in ("query", "id") if name not in found]
-    if not missing and not {"rank", "score"} & set(found):
-        missing = ["rank or score"]
-    if missing:
-        near = suggestion(missing[0], found)
-        raise DataError(
-            f"a run needs columns query, id and rank or score; found {', '.join(found)}{near}",
-            file=str(path),
-            column=missing[0],
-        )
-
-
-def _rows_of(table: pa.Table, column: str, ids: IdLookup, path: Path) -> np.ndarray:
-    import pyarrow as pa
-
-    values = table[column].cast(pa.string()).to_pylist()
-    if None in values:
-        raise DataError("empty id", file=str(path), row=values.index(None) + 1, column=column)
-    rows = np.asarray(ids.find(values), dtype=np.int64)
-    if len(unknown := np.flatnonzero(rows < 0)):
-        first = int(unknown[0])
-        raise DataError(
-            f"id '{values[first]}' is not in the dataset ({len(unknown)} such rows)",
-            file=str(path),
-            row=first + 1,
-            column=column,
-        )
-    return rows
 
 
 def _scores_of(table: pa.Table, path: Path) -> np.ndarray:
