@@ -22,6 +22,7 @@ RANKS = (10, 100)
 WANTED = (0.98, 0.95, 0.98)
 MAX_EF = 1 << 20
 TUNED_K = 10
+MOST_HELD = 1_000
 
 
 class Width:
@@ -43,10 +44,18 @@ class Width:
             self.tuned_k = integer_in({"k": TUNED_K, **search}, "k", 1, 1 << 30)
             self._factor = integer_in(search, "ef_search", 1, MAX_EF) / float(self._curve.at(self.tuned_k))
 
+        # Reading the curve takes a fifth of a small search; ranks that filters ask for are of any size.
+        self._by_rank: dict[int, int] = {}
+
     def ef(self, rank: int) -> int:
         """Candidates to keep while searching for the nearest `rank`."""
-        width = float(self._curve.at(max(rank, self.tuned_k))) * self._factor
-        return min(max(round(width), rank), max(MAX_EF, rank))
+        held = self._by_rank.get(rank)
+        if held is None:
+            width = float(self._curve.at(max(rank, self.tuned_k))) * self._factor
+            held = min(max(round(width), rank), max(MAX_EF, rank))
+            if len(self._by_rank) < MOST_HELD:
+                self._by_rank[rank] = held
+        return held
 
 
 def measure_widths(
