@@ -67,7 +67,8 @@ def check_vectors(vectors: NDArray[np.float32], dim: int, *, rows: int | None = 
         raise DataError(f"{len(vectors)} vectors for {rows} ids")
     # The limit leaves room for the product of two such vectors in float32.
     limit = 1e18 / max(dim, 1)
-    if not np.abs(vectors).max(initial=0.0) <= limit:
+    # The ends of the range, without a copy of absolute values; NaN is in no range.
+    if not (-limit <= vectors.min(initial=0.0) and vectors.max(initial=0.0) <= limit):
         largest = np.abs(vectors).max(axis=1)
         bad = np.flatnonzero(~(largest <= limit))
         problem = "is not finite" if not np.isfinite(largest[bad[0]]) else "has a value too large"

@@ -59,7 +59,7 @@ class Names:
         """Remember the ids of keys that came later."""
         self._later.update(names)
         largest = max(names, default=0)
-        if largest + 1 >= len(self._table):
+        if largest + 1 >= len(self._decoded_ids[1]):
             self._forget(2 * largest)
 
     def arrays(self, keys: NDArray[np.int64]) -> dict[str, NDArray]:
@@ -72,23 +72,24 @@ class Names:
 
     def of(self, keys: NDArray[np.int64]) -> NDArray[np.object_]:
         """Ids, object of the shape of `keys`; None where a key is -1 or unknown."""
-        table = self._table
-        named = table[keys]
-        if None in named.ravel().tolist():
-            missing = {key for key in keys.ravel().tolist() if key >= 0 and table[key] is None}
+        table, known = self._decoded_ids
+        if not known.take(keys).all():
+            missing = {key for key in keys.ravel().tolist() if not known[key]}
             fresh = self._decoded(missing)
             if self._decodings + len(fresh) > _CACHED:
                 self._forget(len(table))
             self._decodings += len(fresh)
             table[list(fresh)] = list(fresh.values())
-            named = table[keys]
-        return named
+            known[list(fresh)] = True
+        return table[keys]
 
     def _forget(self, largest: int) -> None:
         """Start the table of decoded ids anew: by key; its last place, which key -1 means, stays None."""
-        # Another thread may be reading the old one, so it is replaced, not cleared. Places cost
-        # memory only once they are touched.
-        self._table, self._decodings = np.empty(largest + 2, object), 0
+        # Another thread may be reading the old ones, so they are replaced, both at once, not cleared.
+        # Places cost memory only once they are touched.
+        known = np.zeros(largest + 2, bool)
+        known[-1] = True
+        self._decoded_ids, self._decodings = (np.empty(largest + 2, object), known), 0
 
     def _decoded(self, wanted: set[int]) -> dict[int, str]:
         keys = np.fromiter(wanted, np.int64, len(wanted))
