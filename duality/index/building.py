@@ -174,9 +174,13 @@ def _finish(folder: Path, name: str, source: Source, manifest: Mapping[str, Any]
 def sample_of(folder: Path, name: str) -> NDArray[np.float32]:
     """Vectors of one side, float32 [S, dim], as a sample of what the other side will be asked.
 
-    On a connection of its own: a side that is being loaded must not wait for the other's lock.
+    On a connection of its own: a side that is being loaded must not wait for the other's lock. Empty
+    when the folder is gone: a reader may stand on a generation that a writer has dropped.
     """
-    reads = RecordReads.open(folder / f"{name}.sqlite", writable=False)
+    try:
+        reads = RecordReads.open(folder / f"{name}.sqlite", writable=False)
+    except InputError:
+        return np.empty((0, 0), np.float32)
     try:
         with reads.reading():
             return reads.sample(ASKING)

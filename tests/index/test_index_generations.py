@@ -220,3 +220,19 @@ def test_an_interrupted_build_goes_on_where_it_stopped(tmp_path, monkeypatch, ca
         assert len(set(ids[0])) == 3
         assert pair.items.version == 1
     assert verify_folder(path) == []
+
+
+@pytest.mark.parametrize("spec", ["exact", "ivf", "hnsw"])
+def test_a_reader_answers_from_a_generation_that_was_dropped_before_it_searched(tmp_path, spec):
+    """Its snapshot is gone and the other side's file too; the records it holds open are enough."""
+    path = tmp_path / "index"
+    small(path, 400, spec=spec)
+    with Pair.open(path) as reader:
+        first = set(content(reader.items))
+        for seed in range(4):
+            small(path, 30, seed=seed + 5, spec=spec)
+        assert not (path / "generations" / "000001").exists()
+        found, _ = reader.items.search(clustered(5, seed=9), 3)
+        assert set(found.ravel()) <= first
+        assert reader.refresh() is True
+        assert reader.items.count == 30
