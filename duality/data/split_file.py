@@ -14,12 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from duality.data.id_tables import need_column, read_id_table, rows_of_ids
-from duality.data.splits import FILE, Split
+from duality.data.split import Split
 from duality.errors import DataError, InputError
 
 if TYPE_CHECKING:
     from duality.data.dataset import Dataset
 
+FILE = "file:"
 COLUMNS = ("user", "item", "part")
 PARTS = ("train", "validation", "test")
 

@@ -6,45 +6,16 @@ Shapes: E events of the dataset, U users.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from duality.data.dataset import Dataset
-
+from duality.data.split import Split
+from duality.data.split_file import FILE, read_split
 from duality.errors import InputError
 
-
-@dataclass(frozen=True, eq=False)
-class Split:
-    """One division of the events.
-
-    Args:
-        name: "leave-one-out", "temporal", "cold-item", "cold-user" or "file:PATH".
-        train: bool [E], events that the weights may see.
-        validation: int64 events that choose epochs and settings.
-        test: int64 events that are looked at once, at the end.
-        cold: rows of the items (or users) that are removed altogether, ascending; None for other splits.
-    """
-
-    name: str
-    train: np.ndarray
-    validation: np.ndarray
-    test: np.ndarray
-    cold: np.ndarray | None = None
-
-    def hidden(self, part: str) -> np.ndarray:
-        """Events to be predicted in `part` ("validation" or "test")."""
-        return self.test if part == "test" else self.validation
-
-    def visible(self, part: str) -> np.ndarray:
-        """bool [E]: events that may serve as history when `part` is predicted."""
-        visible = self.train.copy()
-        if part == "test":
-            visible[self.validation] = True
-        return visible
+if TYPE_CHECKING:
+    from duality.data.dataset import Dataset
 
 
 def leave_one_out(dataset: Dataset, *, least: int = 3) -> Split:
@@ -123,7 +94,6 @@ SPLITS: dict[str, Callable[[Dataset], Split]] = {
     "cold-item": cold_item,
     "cold-user": cold_user,
 }
-FILE = "file:"
 
 
 def split_named(dataset: Dataset, name: str) -> Split:
@@ -133,8 +103,6 @@ def split_named(dataset: Dataset, name: str) -> Split:
         InputError: no such split, or the dataset lacks what it needs.
     """
     if name.startswith(FILE):
-        from duality.data.split_file import read_split
-
         return read_split(dataset, name)
     if name not in SPLITS:
         raise InputError(f"no split '{name}': choose one of {', '.join(SPLITS)}, or {FILE}PATH")

@@ -14,7 +14,7 @@ import torch
 from duality.data.batches import row_batches
 from duality.data.dataset import Dataset
 from duality.data.histories import Histories, item_histories, user_histories
-from duality.data.splits import Split
+from duality.data.split import Split
 from duality.embeddings import ROWS, generated_items, stored_items, stored_users
 from duality.encoders.base import Layout
 from duality.errors import InputError

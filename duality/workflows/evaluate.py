@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from duality.data.dataset import Dataset
-from duality.data.splits import Split, split_named
+from duality.data.split import Split
+from duality.data.splits import split_named
 from duality.errors import InputError
 from duality.evaluation import factors
 from duality.evaluation.baselines import LastActive, Markov, MostPopular, RecentPopularity, choose_window

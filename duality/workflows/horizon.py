@@ -11,7 +11,8 @@ import torch
 
 from duality.data.dataset import Dataset
 from duality.data.histories import user_histories
-from duality.data.splits import Split, split_named
+from duality.data.split import Split
+from duality.data.splits import split_named
 from duality.embeddings import item_vectors
 from duality.errors import InputError
 from duality.evaluation.horizon import Futures, compare, futures, last_new_items

@@ -14,7 +14,8 @@ import torch
 from duality.artifacts import atomic_file, write_json
 from duality.data.dataset import Dataset
 from duality.data.histories import item_histories, user_histories
-from duality.data.splits import Split, split_named
+from duality.data.split import Split
+from duality.data.splits import split_named
 from duality.encoders.registry import EncoderConfig
 from duality.errors import InputError
 from duality.evaluation.queries import ITEM_TO_USER, USER_TO_ITEM, Queries, World, make_queries
