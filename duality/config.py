@@ -80,7 +80,7 @@ def validate(model: type[C], values: dict[str, Any], *, source: str) -> C:
     except ValidationError as error:
         first = error.errors()[0]
         path = [str(part) for part in first["loc"]]
-        message = first["msg"]
+        message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
             message = f"unknown key{suggestion(path[-1], _keys_at(model, path[:-1]))}"
         raise ConfigError(f"{source}: {'.'.join(path)}: {message}") from None
