@@ -78,8 +78,9 @@ def read_on(emit: Emit, folder: str, acknowledged: str, seconds: float) -> dict[
     with Pair.open(folder) as pair:
         emit({"reading": os.getpid()})
         while time.monotonic() < until and len(problems) < 20:
-            pair.refresh()
+            # What was acknowledged before the reader follows must be there; read later, it may be of a switch.
             floor = int(Path(acknowledged).read_text())
+            pair.refresh()
             listed = pair.items.list()
             rounds = {(record["attributes"]["round"], float(record["vector"][0])) for record in listed}
             names, scores = pair.items.search(ASKED, ROWS)
