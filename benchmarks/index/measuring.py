@@ -33,13 +33,17 @@ def seconds(call: Callable[[], Any]) -> float:
 
 
 def interleaved(calls: Mapping[str, Callable[[], Any]], repeat: int) -> dict[str, float]:
-    """Median seconds per call; the calls take turns, so that what disturbs one disturbs all."""
+    """Median seconds per call; the calls take turns, so that what disturbs one disturbs all.
+
+    A call never follows itself, or it alone would find its data in the caches.
+    """
     for call in calls.values():
         call()
     times: dict[str, list[float]] = {name: [] for name in calls}
     names = list(calls)
     for turn in range(repeat):
-        for name in names if turn % 2 else reversed(names):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
             times[name].append(seconds(calls[name]))
     return {name: float(np.median(values)) for name, values in times.items()}
 

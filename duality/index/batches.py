@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from duality.errors import DataError, InputError
 
 MAX_ID_BYTES = 1024
+# BLAS takes the dot product of so many values on the calling thread.
+_FEW_VALUES = 8_192
 
 
 def check_ids(ids: Sequence[str]) -> list[str]:
@@ -67,6 +69,10 @@ def check_vectors(vectors: NDArray[np.float32], dim: int, *, rows: int | None = 
         raise DataError(f"{len(vectors)} vectors for {rows} ids")
     # The limit leaves room for the product of two such vectors in float32.
     limit = 1e18 / max(dim, 1)
+    # Squares that sum up to less cannot hide a value beyond the limit, nor NaN; one pass, for small batches.
+    few = vectors.size <= _FEW_VALUES and vectors.flags.c_contiguous
+    if few and np.vdot(vectors, vectors) <= limit**2:
+        return vectors
     # The ends of the range, without a copy of absolute values; NaN is in no range.
     if not (-limit <= vectors.min(initial=0.0) and vectors.max(initial=0.0) <= limit):
         largest = np.abs(vectors).max(axis=1)

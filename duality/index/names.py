@@ -73,7 +73,7 @@ class Names:
     def of(self, keys: NDArray[np.int64]) -> NDArray[np.object_]:
         """Ids, object of the shape of `keys`; None where a key is -1 or unknown."""
         table, known = self._decoded_ids
-        if not known.take(keys).all():
+        if np.count_nonzero(known.take(keys)) < keys.size:
             missing = {key for key in keys.ravel().tolist() if not known[key]}
             fresh = self._decoded(missing)
             if self._decodings + len(fresh) > _CACHED:

@@ -73,7 +73,8 @@ def _search_block(
     device: str | None,
 ) -> Found:
     scores, keys = _fetch(structure, queries, k, allowed, excluded, exact, device)
-    if not exact and keys.size and keys.min() < 0:
+    # Nothing found comes last.
+    if not exact and keys.size and np.count_nonzero(keys[:, -1] < 0):
         # An approximate search ran out of candidates; an exact one cannot.
         short = np.flatnonzero((keys < 0).any(axis=1))
         without = [excluded[row] for row in short.tolist()] if excluded else None

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from duality.index.structures.candidates import Candidates
+from duality.index.structures.costs import gathering_pays
 from duality.index.structures.labels import Labels
 from duality.index.structures.matrix import Keys, Matrix, Matrix32
 from duality.index.structures.plan import Plan
@@ -79,6 +80,8 @@ class Structure(ABC):
         self._revision = 0
         self._prepared: tuple[Keys, int, Candidates] | None = None
         self._sample: Sample | None = None
+        # The revision at which the sample was good.
+        self._sampled_at = -1
 
     @property
     def count(self) -> int:
@@ -298,17 +301,20 @@ class Structure(ABC):
     def _sampled(self) -> Sample:
         """A sample of the live vectors."""
         held = self._sample
-        if held is not None and not held.outgrown(len(self.matrix)):
-            dead = int(np.count_nonzero(self.labels.by_position[held.positions] < 0))
-            if 8 * dead <= len(held.positions):
-                return held
-        self._sample = draw(self.matrix, np.flatnonzero(self.labels.by_position >= 0))
-        return self._sample
+        if held is not None and self._sampled_at == self._revision:
+            return held
+        if held is None or not self._still_good(held):
+            held = self._sample = draw(self.matrix, np.flatnonzero(self.labels.by_position >= 0))
+        self._sampled_at = self._revision
+        return held
+
+    def _still_good(self, sample: Sample) -> bool:
+        dead = int(np.count_nonzero(self.labels.by_position[sample.positions] < 0))
+        return not sample.outgrown(len(self.matrix)) and 8 * dead <= len(sample.positions)
 
     def _scan_candidates(self, queries: Matrix32, k: int, candidates: Candidates) -> Found:
-        from duality.index.structures.costs import gathering_pays
-
-        if gathering_pays(len(queries) * candidates.uses, len(candidates), candidates.size, self.dim):
+        uses = len(queries) * candidates.uses
+        if candidates.gathered or gathering_pays(uses, len(candidates), candidates.size, self.dim):
             return scan_some(candidates.rows(self.matrix), queries, k, candidates.positions)
         return scan_masked(self.matrix, queries, k, candidates.mask)
 
@@ -321,8 +327,6 @@ class Structure(ABC):
         return scan_on(device, self.matrix, queries, k, positions)
 
     def _plan_scan(self, matches: int | None, queries: int, candidates: Candidates | None = None) -> Plan:
-        from duality.index.structures.costs import gathering_pays
-
         if matches is None:
             return Plan("scan", f"all {self.count:,} vectors are scored", self.count)
         uses = queries * (candidates.uses if candidates else 1)
@@ -338,7 +342,7 @@ class Structure(ABC):
         scores, positions = found
         keys = self.labels.by_position.take(positions, mode="wrap")
         # Nothing found comes last.
-        if (positions[:, -1] < 0).any():
+        if np.count_nonzero(positions[:, -1] < 0):
             keys[positions < 0] = -1
             scores[positions < 0] = -np.inf
         return ordered(scores, keys)

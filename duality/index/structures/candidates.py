@@ -35,6 +35,11 @@ class Candidates:
     def __len__(self) -> int:
         return len(self.positions)
 
+    @property
+    def gathered(self) -> bool:
+        """Whether their vectors lie ready."""
+        return "rows" in self.derived
+
     def rows(self, matrix: Matrix) -> Matrix32:
         """Their vectors, float32 [M, D]."""
         held: Matrix32 | None = self.derived.get("rows")

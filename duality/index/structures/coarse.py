@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from duality.index.faiss_module import faiss
 from duality.index.structures.matrix import Keys, Matrix32, in_blocks
 from duality.index.structures.products import products
+from duality.index.structures.selecting import best_columns
 
 Lists = NDArray[np.int32]
 
@@ -128,8 +130,48 @@ class Coarse:
         """As `rank`, groups only; for large numbers too."""
         if 16 * number < len(self):
             return self.rank(queries, number)[1]
-        scores = products(self.asked(queries), self.table)
-        return np.argsort(-scores, axis=1)[:, :number]
+        return self.nearness(queries).nearest(number)
+
+    def nearness(self, queries: Matrix32) -> Nearness:
+        """How near every group is to each query."""
+        asked = self.asked(queries)
+        return Nearness(products(asked, self.table), self.table[:, -1], asked[:, -1:])
+
+
+@dataclass(frozen=True)
+class Nearness:
+    """How near groups are to queries, from one matrix product, whatever is asked of it.
+
+    Args:
+        scores: float32 [Q, L], higher is nearer.
+        halves: float32 [L], what `scores` hold besides the inner product with the centroid,
+        lengths: float32 [Q, 1], times this.
+    """
+
+    scores: Matrix32
+    halves: Matrix32
+    lengths: Matrix32
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def nearest(self, number: int) -> Keys:
+        """The `number` nearest groups per query, nearest first, int64 [Q, number]."""
+        queries, lists = self.scores.shape
+        if 4 * number >= lists:
+            return np.argsort(-self.scores, axis=1)[:, :number]
+        if queries > 1:
+            return best_columns(self.scores, number)[1]
+        part = self.scores[0].argpartition(lists - number)[lists - number :]
+        return part[np.argsort(-self.scores[0][part])][None]
+
+    def products(self) -> Matrix32:
+        """Inner products of queries and centroids, float32 [Q, L]."""
+        return self.scores - self.halves * self.lengths
+
+    def of(self, rows: Keys) -> Nearness:
+        """Of some of the queries."""
+        return Nearness(self.scores[rows], self.halves, self.lengths[rows])
 
 
 def train(

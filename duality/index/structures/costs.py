@@ -10,8 +10,8 @@ from __future__ import annotations
 GATHER_ROW, GATHER_VALUE = 15.0, 0.2
 # Scoring a row for one query and offering it to the best k.
 SCORE_ROW, SCORE_VALUE = 1.5, 0.075
-# The same in a matrix product, which FAISS makes from so many queries on.
-PRODUCT, PRODUCT_QUERIES = 0.7, 20
+# The same in a matrix product, which is made from so many queries on (selecting.py, and FAISS).
+PRODUCT, PRODUCT_QUERIES = 0.55, 8
 # Asking the bitmap whether a row matches; branches that nobody can foresee cost most at one in two.
 MASK_ROW, BRANCH = 1.8, 32.0
 # Ordering the lists for a query.

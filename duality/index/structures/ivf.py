@@ -260,14 +260,14 @@ class Ivf(Structure):
         return scores, found
 
     def _parameters(self, probes: int, candidates: Candidates | None) -> Any:
-        held = self._by_probes.get(probes) if candidates is None else None
+        kept = self._by_probes if candidates is None else candidates.derived.setdefault("parameters", {})
+        held = kept.get(probes)
         if held is None:
             held = self.codec.parameters()
             held.nprobe = probes
             if candidates is not None:
                 held.sel = candidates.selector
-            else:
-                self._by_probes[probes] = held
+            kept[probes] = held
         return held
 
     def _plan(

@@ -27,6 +27,9 @@ DEEP = 0.25
 # In a large batch, one query in so many shows whether lists are worth visiting for the others.
 PILOT, LARGE = 8, 64
 
+# Numbers of queries and results that a filter keeps decisions for.
+DECISIONS = 64
+
 Scanned = NDArray[np.bool_]
 
 
@@ -34,7 +37,7 @@ def find_among(
     structure: Ivf, queries: Matrix32, k: int, candidates: Candidates, setting: Setting | None
 ) -> Found:
     """Best k positions among candidates. 1 <= k <= len(candidates)."""
-    if scanning_pays(structure, len(queries), k, len(candidates), candidates.uses):
+    if _scanning_pays(structure, len(queries), k, candidates):
         return structure._scan_candidates(queries, k, candidates)
     if len(queries) < LARGE:
         return _look_twice(structure, queries, k, candidates, setting)[0]
@@ -66,6 +69,18 @@ def scanning_pays(structure: Ivf, queries: int, k: int, matches: int, uses: int)
     return scan <= probing + costs.LISTS_CALL / queries
 
 
+def _scanning_pays(structure: Ivf, queries: int, k: int, candidates: Candidates) -> bool:
+    """`scanning_pays`, worked out once per filter: it takes as long as scoring a few hundred matches."""
+    decided = candidates.derived.setdefault("scanning pays", {})
+    asked = (structure.probing, queries, k)
+    held: bool | None = decided.get(asked)
+    if held is None:
+        held = scanning_pays(structure, queries, k, len(candidates), candidates.uses)
+        if len(decided) < DECISIONS:
+            decided[asked] = held
+    return held
+
+
 def likely_probes(structure: Ivf, k: int, matches: int) -> int:
     """Lists that hold the best k of M matches, if matches lie evenly."""
     rank = np.float64(evenly(k, matches, structure.count))
@@ -81,9 +96,10 @@ def _look_twice(
     structure: Ivf, queries: Matrix32, k: int, candidates: Candidates, setting: Setting | None
 ) -> tuple[Found, Scanned]:
     """Best positions, and which queries [Q] had all matches scored."""
-    groups = visits_among(structure, queries, k, candidates, structure.probing.probes(k, setting))
+    near = structure.coarse.nearness(queries)
+    groups = visits_among(structure, near, k, candidates, structure.probing.probes(k, setting))
     scores, positions = structure._search_lists(queries, k, groups, candidates, setting)
-    more = missing_lists(structure, queries, k, candidates, groups, scores[:, -1])
+    more = missing_lists(structure, queries, k, candidates, near, groups, scores[:, -1])
     if more is None:
         return (scores, positions), np.zeros(len(queries), np.bool_)
     numbers = (more >= 0).sum(axis=1)

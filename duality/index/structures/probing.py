@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from duality.index.structures import costs
 from duality.index.structures.candidates import Candidates
 from duality.index.structures.checks import integer_in
+from duality.index.structures.coarse import Nearness
 from duality.index.structures.curves import Curve, curve_in
 from duality.index.structures.matrix import Keys, Matrix32
 
@@ -87,7 +88,7 @@ def probing_cost(structure: Ivf, needed: int, k: int, matches: int) -> float:
     return ranking + reading + costs.listed(rows, share, structure.codec.row_cost)
 
 
-def visits_among(structure: Ivf, queries: Matrix32, k: int, candidates: Candidates, probes: int) -> Keys:
+def visits_among(structure: Ivf, near: Nearness, k: int, candidates: Candidates, probes: int) -> Keys:
     """Lists to visit, int64 [Q, W], -1 for none: of the nearest `probes`, those with candidates.
 
     More are visited where these hold fewer than some candidates per result.
@@ -96,20 +97,40 @@ def visits_among(structure: Ivf, queries: Matrix32, k: int, candidates: Candidat
     wanted = min(COVER * k, len(candidates))
     # Twice what it takes on average: ranking all lists costs as much as searching some.
     likely = 2 * -(-wanted * structure.nlist // len(candidates)) + 2
-    groups = structure.coarse.rank_lists(queries, min(max(probes, likely), structure.nlist))
+    number = min(max(probes, likely), structure.nlist)
+    if len(near) == 1:
+        found = _visits_of_one(near, matching, number, wanted, probes)
+        return np.array([found or [-1]], np.int64)
+    groups = near.nearest(number)
     inside = matching[groups]
     needed = np.maximum(_covering(inside, wanted), probes)
     short = (needed > groups.shape[1]).nonzero()[0]
     if len(short):
-        further = structure.coarse.rank_lists(queries[short], structure.nlist)
+        further = near.of(short).nearest(structure.nlist)
         needed[short] = np.maximum(_covering(matching[further], wanted), probes)
-        wider = np.full((len(queries), int(needed.max())), -1, np.int64)
+        wider = np.full((len(groups), int(needed.max())), -1, np.int64)
         wider[:, : groups.shape[1]] = groups
         wider[short] = further[:, : wider.shape[1]]
         groups, inside = wider, matching[wider]
     passed = (inside == 0) | (np.arange(groups.shape[1]) >= needed[:, None])
     groups[passed] = -1
     return packed(groups)
+
+
+def _visits_of_one(near: Nearness, matching: Matrix32, number: int, wanted: int, probes: int) -> list[int]:
+    """As `visits_among`, for one query, of the nearest `number` and then of all: numpy takes far longer."""
+    groups = near.nearest(number)[0]
+    visits: list[int] = []
+    met = 0.0
+    for place, (group, inside) in enumerate(zip(groups.tolist(), matching[groups].tolist())):
+        if met >= wanted and place >= probes:
+            return visits
+        if inside:
+            visits.append(group)
+            met += inside
+    if met >= wanted or number == len(matching):
+        return visits
+    return _visits_of_one(near, matching, len(matching), wanted, probes)
 
 
 def visits_of_filled(structure: Ivf, queries: Matrix32, probes: int) -> Keys:

@@ -26,7 +26,8 @@ def ordered(scores: Matrix32, keys: Keys) -> Found:
         keys: int64 [Q, k].
     """
     tied = scores[:, 1:] == scores[:, :-1]
-    if not tied.any():
+    # any() takes a microsecond longer, which counts where one query is asked.
+    if not np.count_nonzero(tied):
         return scores, keys
     rows = np.flatnonzero(tied.any(axis=1))
     order = np.lexsort((keys[rows], -scores[rows]), axis=-1)

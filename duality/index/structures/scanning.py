@@ -15,6 +15,7 @@ from duality.index.faiss_module import faiss
 from duality.index.structures.labels import Labels
 from duality.index.structures.matrix import Keys, Matrix, Matrix32
 from duality.index.structures.results import Found, merged, nothing, widened
+from duality.index.structures.selecting import select, selecting_pays
 
 
 def nearest(queries: Matrix32, rows: Matrix32, k: int) -> Found:
@@ -42,8 +43,10 @@ def scan(matrix: Matrix, labels: Labels, queries: Matrix32, k: int) -> Found:
 
 def scan_some(rows: Matrix32, queries: Matrix32, k: int, positions: Keys) -> Found:
     """Best k of `positions` [M] per query, whose vectors were copied out: rows [M, D]."""
-    scores, found = nearest(queries, rows, min(k, len(positions)))
-    return scores, positions[found]
+    k = min(k, len(positions))
+    find = select if selecting_pays(len(queries), len(rows), k) else nearest
+    scores, found = find(queries, rows, k)
+    return scores, positions.take(found, mode="wrap")
 
 
 def scan_masked(matrix: Matrix, queries: Matrix32, k: int, mask: NDArray[np.bool_]) -> Found:

@@ -10,12 +10,14 @@ Shapes: Q queries, L lists, S sampled vectors, D dimensions.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from duality.index.structures.candidates import Candidates
+from duality.index.structures.coarse import Nearness
 from duality.index.structures.matrix import Keys, Matrix32
 from duality.index.structures.probing import matches_per_list
 from duality.index.structures.products import products
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 # Share of the k results that the lists left out may hold at most; mostly they hold far less.
 LOSS = 0.1
+# So many spreads below the k-th result, all of 10^8 matches together are expected to give 0.2 of one.
+FARTHEST = 6.0
 STEPS = (8.0, 64.0)
 
 
@@ -33,6 +37,7 @@ def missing_lists(
     queries: Matrix32,
     k: int,
     candidates: Candidates,
+    near: Nearness,
     visited: Keys,
     worst: NDArray[np.float32],
 ) -> Keys | None:
@@ -43,11 +48,15 @@ def missing_lists(
         queries: float32 [Q, D].
         k: results wanted.
         candidates: the matches.
+        near: how near the lists are to the queries.
         visited: lists visited already, int64 [Q, V], -1 for none.
         worst: score of the k-th result, float32 [Q]; -inf when there are fewer.
     """
     matching = matches_per_list(structure, candidates)
-    above = products(queries, structure.coarse.centroids[:, :-1])
+    if len(queries) == 1:
+        lists = _missing_of_one(structure, queries[0], k, matching, near, visited[0], float(worst[0]))
+        return lists[None] if len(lists) else None
+    above = near.products()
     np.subtract(worst[:, None], above, out=above)
     variance = (products(queries, structure.scatter()) * queries).sum(axis=1)
     above /= np.sqrt(variance + np.float32(1e-30))[:, None]
@@ -61,6 +70,29 @@ def missing_lists(
     wanted = np.zeros(expected.shape, np.bool_)
     wanted[short] = _worth_a_visit(expected[short], LOSS * k, int(np.count_nonzero(matching)))
     return _rows_of(wanted)
+
+
+def _missing_of_one(
+    structure: Ivf,
+    query: Matrix32,
+    k: int,
+    matching: Matrix32,
+    near: Nearness,
+    visited: Keys,
+    worst: float,
+) -> Keys:
+    """As `missing_lists`, for one query [D], with arithmetic for few lists only: int64 [W]."""
+    spread = math.sqrt(float(query @ (structure.scatter() @ query)) + 1e-30)
+    above = near.products()[0]
+    above[visited[visited >= 0]] = -np.inf
+    lists = (above > worst - FARTHEST * spread).nonzero()[0]
+    if not len(lists):
+        return lists
+    expected = _tail((worst - above[lists]) / np.float32(spread)) * matching[lists]
+    if expected.sum() <= LOSS * k:
+        return lists[:0]
+    wanted = _worth_a_visit(expected[None], LOSS * k, int(np.count_nonzero(matching)))
+    return lists[wanted[0]]
 
 
 def _worth_a_visit(expected: NDArray[np.float32], loss: float, lists: int) -> NDArray[np.bool_]:
