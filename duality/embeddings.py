@@ -2,7 +2,8 @@
 
 A stored user is [u, -log Z(u), 1], a stored item [e, 1, 0]: their inner product is log p(item | user),
 so one search serves both directions and scores compare across users. An item that training never
-saw is stored as [g, 1, level], made by the item encoder from its users.
+saw is stored as [g, 1, level], made by the item encoder from its users; a trained item as a mixture
+of both, in which g has the share that validation liked best.
 
 Shapes: N rows, U users, I items, E events, D model dimensions; stored vectors have D + 2.
 """
@@ -20,11 +21,14 @@ from torch import Tensor
 from duality.artifacts import atomic_file
 from duality.data.batches import row_batches
 from duality.data.dataset import Dataset
-from duality.data.histories import Histories, item_histories, user_histories
+from duality.data.histories import Histories, item_histories, overlapping_windows, user_histories
 from duality.encoders.base import Layout
 from duality.generated import group_of, level
+from duality.intensity import FadingCounts
 from duality.model.two_sided import TwoSided, before_each
 from duality.runtime import progress
+
+Made = tuple[Tensor, np.ndarray, np.ndarray]  # what `generated_items` returns
 
 ROWS = 16_000  # events encoded at once
 STORED_EXTRA = 2  # values of a stored vector beyond the model's: partition and level
@@ -89,8 +93,8 @@ def generated_items(
         visible: bool [E], events that may be used.
 
     Returns:
-        float32 [I, D], the empty state for items without users; int64 [I], how many users each is
-        made of; float32 [GROUPS], the levels that put them on the scale of trained items
+        float32 [I, D + 1], the empty state for items without users; int64 [I], how many users each
+        has; float32 [GROUPS], the levels that put them on the scale of trained items
         (`duality.generated`).
     """
     histories = item_histories(dataset, visible)
@@ -104,16 +108,22 @@ def generated_items(
 
 @torch.inference_mode()
 def packed_item_states(model: TwoSided, histories: Histories, before: Tensor) -> Tensor:
-    """g after each event of the item histories, float32 [H, D], in the histories' own order.
+    """g after each event of the item histories, float32 [H, D + 1], in the histories' own order.
 
     Args:
         before: float32 [E, D] of `states_before_events`.
     """
-    states = torch.zeros(len(histories.event), model.dim)
-    for owners in row_batches(histories, ROWS):
-        events, lengths = histories.packed(owners)
-        place = np.repeat(histories.indptr[owners], lengths) + Layout(lengths).positions
-        states[torch.from_numpy(place)] = model.item_states(before[torch.from_numpy(events)], Layout(lengths))
+    windows = overlapping_windows(histories, model.config.item_history)
+    states = torch.zeros(len(histories.event), model.dim + 1)
+    last = histories.indptr[windows.owner] + windows.ends
+    for chosen in row_batches(windows.histories, ROWS):
+        events, lengths = windows.histories.packed(chosen)
+        layout = Layout(lengths)
+        made = model.item_states(before[torch.from_numpy(events)], layout)
+        left = np.repeat(lengths, lengths) - layout.positions  # 1 for the newest row
+        fresh = left <= np.repeat(windows.fresh[chosen], lengths)
+        place = np.repeat(last[chosen], lengths) - left
+        states[torch.from_numpy(place[fresh])] = made[torch.from_numpy(np.flatnonzero(fresh))]
     return states
 
 
@@ -122,9 +132,9 @@ def item_vectors(
     model: TwoSided,
     dataset: Dataset,
     visible: np.ndarray,
-    made: tuple[Tensor, np.ndarray, np.ndarray] | None = None,
+    made: Made | None = None,
 ) -> tuple[Tensor, np.ndarray, np.ndarray]:
-    """Trained vectors where there are any, generated ones elsewhere.
+    """What histories are made of: trained vectors where there are any, generated ones elsewhere.
 
     Args:
         made: what `generated_items` returned, if that has been done already.
@@ -137,8 +147,38 @@ def item_vectors(
     if generated.any():
         new, users, levels = made if made is not None else generated_items(model, dataset, visible)
         rows = torch.from_numpy(np.flatnonzero(generated))
-        vectors[rows], bias[generated] = new[rows], levels[group_of(users[generated])]
+        vectors[rows] = new[rows, : model.dim]
+        bias[generated] = new[rows, model.dim].numpy() + levels[group_of(users[generated])]
     return vectors, bias, generated
+
+
+def stored_item_vectors(
+    model: TwoSided, dataset: Dataset, visible: np.ndarray, made: Made | None = None
+) -> np.ndarray:
+    """Items as the index stores them, float32 [I, D + 2]: trained ones with their share of g, others g.
+
+    Args:
+        made: what `generated_items` returned, if that has been done already.
+    """
+    share = np.float32(model.generated_share)
+    if not share:
+        vectors, bias, _ = item_vectors(model, dataset, visible, made)
+        return stored_items(vectors, bias)
+    trained, generated = stored_ends(model, made or generated_items(model, dataset, visible))
+    return (1 - share) * trained + share * generated
+
+
+def stored_ends(model: TwoSided, made: Made) -> tuple[np.ndarray, np.ndarray]:
+    """The two vectors that each item's is a mixture of, float32 [I, D + 2] twice: trained, generated.
+
+    They are the same where there is only one: items that training never saw, items without users.
+    """
+    new, users, levels = made
+    trained, generated = stored_items(model.item_table), stored_generated(new, levels[group_of(users)])
+    unseen, alone = ~model.trained.numpy(), users == 0
+    trained[unseen] = generated[unseen]
+    generated[alone] = trained[alone]
+    return trained, generated
 
 
 @torch.inference_mode()
@@ -157,10 +197,10 @@ def encode_audience(model: TwoSided, states: np.ndarray, levels: np.ndarray) -> 
     Args:
         levels: float32 [GROUPS], as `embed` returned them.
     """
-    vectors = model.empty_item[None]
-    if len(states):
-        vectors = model.item_states(torch.from_numpy(states), Layout(np.array([len(states)])))[-1:]
-    return stored_items(vectors, levels[group_of(np.array([len(states)]))])[0]
+    made, newest = model.empty_item[None], states[-model.config.item_history :]
+    if len(newest):
+        made = model.item_states(torch.from_numpy(newest), Layout(np.array([len(newest)])))[-1:]
+    return stored_generated(made, levels[group_of(np.array([len(states)]))])[0]
 
 
 @torch.inference_mode()
@@ -177,6 +217,11 @@ def stored_items(vectors: Tensor, bias: np.ndarray | None = None) -> np.ndarray:
     return torch.cat((vectors, ends), dim=1).float().detach().numpy()
 
 
+def stored_generated(made: Tensor, levels: np.ndarray | float = 0.0) -> np.ndarray:
+    """Item states float [N, D + 1], and what to add to their levels, as the index stores them."""
+    return stored_items(made[:, :-1], made[:, -1].detach().numpy() + levels)
+
+
 def embed(model: TwoSided, dataset: Dataset) -> tuple[pa.Table, pa.Table, np.ndarray]:
     """Both sides of a dataset, all events visible.
 
@@ -187,11 +232,45 @@ def embed(model: TwoSided, dataset: Dataset) -> tuple[pa.Table, pa.Table, np.nda
     """
     visible = np.ones(dataset.num_events, dtype=bool)
     made = generated_items(model, dataset, visible)
-    vectors, bias, generated = item_vectors(model, dataset, visible, made)
-    states = user_states(model, dataset, user_histories(dataset, visible), vectors)
-    users = _table(dataset.users(), stored_users(model, states))
-    items = _table(dataset.items(), stored_items(vectors, bias))
+    inputs, _, generated = item_vectors(model, dataset, visible, made)
+    states = user_states(model, dataset, user_histories(dataset, visible), inputs)
+    vectors = stored_users(model, states), stored_item_vectors(model, dataset, visible, made)
+    vectors[0][:, model.dim] += bias_now(model.activity, dataset, dataset.event_user, dataset.num_users)
+    vectors[1][:, model.dim + 1] += bias_now(model.popularity, dataset, dataset.event_item, dataset.num_items)
+    users, items = _table(dataset.users(), vectors[0]), _table(dataset.items(), vectors[1])
     return users, items.append_column("generated", pa.array(generated)), made[2]
+
+
+def fading_counts(
+    bias: Tensor, dataset: Dataset, owner: np.ndarray, num_owners: int, visible: np.ndarray | None = None
+) -> tuple[np.float32, FadingCounts] | None:
+    """Weight and counts of a bias (`TwoSided.popularity`, `.activity`); None where it adds nothing.
+
+    Args:
+        bias: float64 [2], weight and fading time in seconds.
+        owner: int [E], the user or the item of every event.
+        visible: bool [E], events that count; None for all.
+    """
+    weight, seconds = bias.tolist()
+    if not weight or dataset.event_time is None:
+        return None
+    chosen = slice(None) if visible is None else np.flatnonzero(visible)
+    time = np.asarray(dataset.event_time)[chosen]
+    return np.float32(weight), FadingCounts(np.asarray(owner)[chosen], time, num_owners, seconds)
+
+
+def bias_now(bias: Tensor, dataset: Dataset, owner: np.ndarray, num_owners: int) -> np.ndarray:
+    """What fading counts add to every row just after the last event of the log, float32 [num_owners]."""
+    found = fading_counts(bias, dataset, owner, num_owners)
+    if found is None:
+        return np.zeros(num_owners, np.float32)
+    weight, counts = found
+    return weight * counts.now(last_moment(dataset))
+
+
+def last_moment(dataset: Dataset) -> int:
+    """Microseconds UTC of the newest event; 0 where the log has no time."""
+    return 0 if dataset.event_time is None else int(np.asarray(dataset.event_time).max())
 
 
 def write_embeddings(table: pa.Table, path: Path, model: str) -> None:

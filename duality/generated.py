@@ -43,7 +43,7 @@ def level(
         visible: bool [E], events that may be used.
         histories: visible item histories.
         before: float32 [E, D], users strictly before each visible event.
-        after: float32 [H, D], items after each event of `histories`.
+        after: float32 [H, D + 1], items after each event of `histories`, and their own level.
 
     Returns:
         float32 [GROUPS]; 0 where fewer than 10 arrivals were counted.
@@ -55,6 +55,7 @@ def level(
     states = before[torch.from_numpy(events)]
     partition = model.log_partition(states)
     vectors = torch.cat((after, model.empty_item[None]))[torch.from_numpy(row[chosen])]
+    states = torch.cat((states, torch.ones(len(states), 1)), 1)
     rate = torch.cat([(part @ states.T - partition).exp().mean(1) for part in vectors.split(4096)]).numpy()
     group = group_of(users_so_far[chosen])
     expected = np.bincount(group, rate * length[chosen], minlength=GROUPS)

@@ -46,6 +46,8 @@ def test_intervals_tile_the_log_and_count_every_arrival(timed: bool) -> None:
 def test_after_levelling_expected_arrivals_are_the_counted_ones() -> None:
     world = dataset(users=40, events=300)
     model, mask, histories, before, after = made(world)
+    after = after.clone()
+    after[:, -1] = torch.randn(len(after))
     levels = generated.level(model, world, mask, histories, before, after)
     users, row, length, arrived = generated._intervals(world, mask, histories, np.random.default_rng(0))
     sampled = np.random.default_rng(0)
@@ -54,7 +56,8 @@ def test_after_levelling_expected_arrivals_are_the_counted_ones() -> None:
     events = sampled.permutation(np.flatnonzero(mask))[: generated.STATES]
     states = before[torch.from_numpy(events)]
     vectors = torch.cat((after, model.empty_item[None]))[torch.from_numpy(row)]
-    rate = (vectors @ states.T - model.log_partition(states)).exp().mean(1).detach().numpy()
+    vectors, own_level = vectors[:, :-1], vectors[:, -1:]
+    rate = (vectors @ states.T + own_level - model.log_partition(states)).exp().mean(1).detach().numpy()
     group = generated.group_of(users)
     for number in range(generated.GROUPS):
         mine = group == number

@@ -29,7 +29,7 @@ LAYERS = [
     ("encoders",),
     ("model",),
     ("training",),
-    ("generated",),
+    ("generated", "intensity"),
     ("embeddings",),
     ("index",),
     ("retrieval",),

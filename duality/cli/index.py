@@ -237,4 +237,5 @@ def _show_results(document: dict[str, Any]) -> None:
 
 
 # The commands that look after an index register themselves with the group.
+import duality.cli.index_update  # noqa: E402
 import duality.cli.index_upkeep  # noqa: E402, F401

@@ -1,6 +1,7 @@
 """A dataset folder, opened: memory-mapped events from both sides, ids, attributes.
 
-Reads:  the folder that `duality data import` writes (format 1).
+Reads:  the folder that `duality data import` writes (format 1), or the current one of the versions
+        that updates have made of it (versions.py).
 Cost:   opening reads the manifest and maps files; pyarrow is imported only for tables.
 
 Files and shapes (U users, I items, E events; an event's number is its place in `event_*`):
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from duality.artifacts import checksum, read_json
+from duality.data import versions
 from duality.data.ids import Ids
 from duality.errors import DamageError
 
@@ -31,8 +33,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FORMAT = 1
-MANIFEST = "dataset.json"
-_MAKE = "duality data import SOURCE --out {}"
+MANIFEST = versions.MANIFEST
+_MAKE = versions.MAKE
 
 
 @dataclass(frozen=True, repr=False)
@@ -55,14 +57,18 @@ class Dataset:
     item_ids: Ids
 
     @classmethod
-    def open(cls, path: Path | str) -> Dataset:
-        """Open a dataset folder.
+    def open(cls, path: Path | str, *, at: str | None = None) -> Dataset:
+        """Open a dataset folder, and of one that was updated the current version.
+
+        Args:
+            path: the folder; the dataset's own `path` is that of the version.
+            at: fingerprint of the version to open instead, if it is kept.
 
         Raises:
             InputError: there is no dataset; the message says how to make one.
             DamageError: a file is missing or its shape does not fit the manifest.
         """
-        folder = Path(path)
+        folder = versions.folder_at(Path(path), at)
         make = _MAKE.format(folder)
         manifest = read_json(folder / MANIFEST, what="dataset", make=make)
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:

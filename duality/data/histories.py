@@ -78,3 +78,68 @@ def item_histories(dataset: Dataset, mask: np.ndarray) -> Histories:
     event = event[kept[event]]
     counts = np.bincount(dataset.event_item[event], minlength=dataset.num_items)
     return Histories(np.concatenate(([0], np.cumsum(counts))), event)
+
+
+def newest(histories: Histories, most: int) -> Histories:
+    """The last `most` events of every owner; 0 takes all."""
+    if not most:
+        return histories
+    length = np.minimum(histories.lengths, most)
+    return _cut(histories, np.arange(len(length)), histories.lengths - length, length, length).histories
+
+
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """Stretches of long histories, each a history of its own.
+
+    Args:
+        histories: one owner per window, W of them.
+        owner: int64 [W], whose history the window is cut from.
+        ends: int64 [W], one past the window's last row, counted from the owner's first.
+        fresh: int64 [W], how many rows at the window's end no earlier window holds.
+    """
+
+    histories: Histories
+    owner: np.ndarray
+    ends: np.ndarray
+    fresh: np.ndarray
+
+
+def overlapping_windows(histories: Histories, size: int) -> Windows:
+    """Windows of up to `size` events that overlap by half, so that together they end at every event.
+
+    The last row of an event's own window sees the `size / 2` to `size` events before it, or all there are.
+
+    Args:
+        histories: of one side.
+        size: at least 2; 0 leaves every history whole.
+    """
+    lengths = histories.lengths
+    if not size:
+        return _cut(histories, np.arange(len(lengths)), np.zeros_like(lengths), lengths, lengths)
+    step = size // 2
+    number = 1 + -(-(lengths - size).clip(min=0) // step)
+    owner = np.repeat(np.arange(len(lengths)), number)
+    order = np.arange(len(owner)) - np.repeat(np.cumsum(number) - number, number)
+    start = order * step
+    length = np.minimum(size, lengths[owner] - start)
+    return _cut(histories, owner, start, length, np.where(order, length - (size - step), length))
+
+
+def random_windows(histories: Histories, size: int, rng: np.random.Generator) -> Windows:
+    """One window of up to `size` events per owner, anywhere in its history, often at its beginning."""
+    lengths = histories.lengths
+    if not size:
+        return overlapping_windows(histories, 0)
+    start = (rng.random(len(lengths)) * lengths).astype(np.int64) - size // 2
+    start = start.clip(min=0)
+    length = np.minimum(size, lengths - start)
+    return _cut(histories, np.arange(len(lengths)), start, length, length)
+
+
+def _cut(
+    histories: Histories, owner: np.ndarray, start: np.ndarray, length: np.ndarray, fresh: np.ndarray
+) -> Windows:
+    indptr = np.concatenate(([0], np.cumsum(length)))
+    place = np.repeat(histories.indptr[owner] + start - indptr[:-1], length) + np.arange(indptr[-1])
+    return Windows(Histories(indptr, histories.event[place]), owner, start + length, fresh)

@@ -92,9 +92,15 @@ def _number(connection: duckdb.DuckDBPyConnection, side: str) -> None:
     )
 
 
+def tie_expression(seed: int, table: str) -> str:
+    """SQL for the hash, UBIGINT, that orders events with equal times; `table` has __user, __item, __time."""
+    cells = f"{table}.__user, {table}.__item, {table}.__time::VARCHAR"
+    return f"md5_number_upper(concat_ws(chr(31), '{int(seed)}', {cells}))"
+
+
 def _sort_events(connection: duckdb.DuckDBPyConnection, log: Log, seed: int) -> None:
     """Make the table `events`, whose rowid is the event's number."""
-    tie = f"md5_number_upper(concat_ws(chr(31), '{int(seed)}', l.__user, l.__item, l.__time::VARCHAR))"
+    tie = tie_expression(seed, "l")
     order = ["__user_row"]
     order += ["l.__order"] if log.mapping.order else []
     order += ["l.__time"] if log.time_unit else []

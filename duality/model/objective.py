@@ -1,13 +1,13 @@
 """What one training step minimises: next item, next user and both cycles.
 
-A step takes a packed batch of users (whole histories of items) and a packed batch of items (whole
-histories of users). Each side reads the other from its bank of states; where an event of the item
+A step takes a packed batch of users (whole histories of items) and a packed batch of items (windows
+of their histories of users). Each side reads the other from its bank of states; where an event of the item
 batch belongs to a user of the user batch, the live state replaces the stored one, so that
 gradients of the item side reach F and the item table.
 
     next item   softmax over items of <u, e>
     next user   softmax over states of <e, u> - log Z(u) (live users, trained items)
-                + softmax over states of <g, u> - log Z(u) (live items, banked users)
+                + softmax over states of <g, u> - log Z(u) (live items; banked users of the same moment)
                 + softmax over generated and trained items of <u, g>: one pool, one scale
     cycle       g made from an item's users must be nearest to that item's e;
                 u remade from its items' generated vectors must be nearest to that user's u
@@ -20,6 +20,7 @@ Shapes: P rows of the user batch, R rows of the item batch, Q sampled queries, D
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ from duality.errors import InputError
 from duality.model.bank import StateBank
 from duality.model.losses import cycle_loss, masked_softmax_loss, softmax_loss
 from duality.model.negatives import draw_negatives
+from duality.model.rivals import Rivals
 from duality.model.two_sided import TwoSided, before_each
 from duality.sampler_specs import parse_sampler
 from duality.samplers import Sampler, Uniform
@@ -43,7 +45,9 @@ class LossConfig(Config):
 
     next_item: float = 1.0
     users_compete: float = 0.5
+    users_compete_on: Literal["log p", "score"] = "log p"
     next_user: float = 0.5
+    next_user_trained: float = 0.0  # the same, asked of the item's trained vector
     items_compete: float = 0.5
     cycle_item: float = 0.1
     cycle_user: float = 0.1
@@ -53,6 +57,8 @@ class LossConfig(Config):
     item_queries: int = 512  # rows sampled from the item batch
     cycle_rows: int = 2048  # rows of the user batch that are remade from generated items
     temperature: float = 0.07  # of the cycles' cosines
+    rivals: int = 128  # users of the same moment who compete for an item, shared by a group of queries
+    rival_groups: int = 16
 
     @field_validator("sampler")
     @classmethod
@@ -97,6 +103,7 @@ class Objective:
         config: weights and sizes.
         user_bank, item_bank: states just before each event.
         rng: draws negatives and query rows.
+        rivals: of the next-user losses.
         sampler: of the next-item loss's negatives; uniform by default.
     """
 
@@ -108,11 +115,12 @@ class Objective:
         item_bank: StateBank,
         rng: np.random.Generator,
         *,
+        rivals: Rivals,
         sampler: Sampler | None = None,
     ) -> None:
         self.model, self.config, self.rng = model, config, rng
         self.sampler = sampler or Uniform(len(model.item_table))
-        self.user_bank, self.item_bank = user_bank, item_bank
+        self.user_bank, self.item_bank, self.rivals = user_bank, item_bank, rivals
 
     @property
     def device(self) -> torch.device:
@@ -152,12 +160,15 @@ class Objective:
         self._track_mean(before)
         if self.config.users_compete:
             rows = self._sample(len(batch.events), self.config.queries)
-            forbidden = self._tensor(forbidden_users(batch, rows, met_owner_by_member(batch, rows)))
-            # The partition stays live: with it detached, growing every state and item raises the
-            # positives for free, and the scores ran away (LOG.md, 2026-11-21).
+            met = met_owner_by_member(batch, rows)
+            forbidden = self._tensor(forbidden_users(batch, rows, met))
             state = before[rows]
-            partition = (state @ candidates.T + offset).logsumexp(1)
-            losses["users_compete"] = masked_softmax_loss(vectors[rows] @ state.T - partition, forbidden)
+            scores = vectors[rows] @ state.T
+            if self.config.users_compete_on == "log p":
+                # The partition stays live: with it detached, growing every state and item raises the
+                # positives for free, and the scores ran away (LOG.md, 2026-11-21).
+                scores = scores - (state @ candidates.T + offset).logsumexp(1)
+            losses["users_compete"] = masked_softmax_loss(scores, forbidden)
         return before, losses
 
     def _item_candidates(self, items: np.ndarray, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -174,28 +185,55 @@ class Objective:
         incoming, log_partition = self._banked(self.user_bank, batch.events, users.events, live)
         states = self.model.item_states(incoming, batch.layout)
         before = before_each(states, self.model.empty_item, batch.layout)
-        self.item_bank.write(batch.events, before)
+        # At the start of a window the item is unknown here, though it need not be new.
+        known = np.flatnonzero(batch.layout.positions)
+        self.item_bank.write(batch.events[known], before[self._tensor(known), :-1])
         rows = self._sample_early(batch.layout, config.item_queries)
-        met = met_member_by_owner(batch, rows)
         generated, user = before[rows], incoming[rows]
-        item = self._tensor(batch.owners[rows])
-        losses = {}
-        if config.next_user:
-            forbidden = self._tensor(forbidden_users(batch, rows, met))
-            losses["next_user"] = masked_softmax_loss(generated @ user.T - log_partition[rows], forbidden)
+        losses: dict[str, Tensor] = {}
+        if config.next_user or config.next_user_trained:
+            losses |= self._against_rivals(batch, rows, generated[:, :-1], user, log_partition[rows])
         if config.items_compete:
-            pool, columns = self._trained_items(batch.owners[rows])
-            scores = torch.cat((user @ generated.T, user @ pool.T), dim=1)
-            forbidden = torch.cat((self._tensor(met.T), columns), dim=1)
-            losses["items_compete"] = masked_softmax_loss(scores, forbidden)
-        if config.cycle_item:
-            known = np.flatnonzero(batch.layout.positions[rows] > 0)
-            if len(known):  # none when every item of the batch has a single user
-                place = self._tensor(known)
-                losses["cycle_item"] = cycle_loss(
-                    generated[place], self.model.item_table, item[place], temperature=config.temperature
-                )
-        return before, losses
+            losses["items_compete"] = self._one_pool(batch, rows, generated, user)
+        seen = np.flatnonzero(batch.layout.positions[rows])
+        if config.cycle_item and len(seen):  # none when every item of the batch has a single user
+            losses["cycle_item"] = cycle_loss(
+                generated[self._tensor(seen), :-1],
+                self.model.item_table,
+                self._tensor(batch.owners[rows][seen]),
+                temperature=config.temperature,
+            )
+        return before[:, :-1], losses
+
+    def _one_pool(self, batch: Batch, rows: np.ndarray, generated: Tensor, user: Tensor) -> Tensor:
+        """Items compete for a user: the generated ones of the batch and trained ones."""
+        pool, own = self._trained_items(batch.owners[rows])
+        scores = torch.cat((user @ generated[:, :-1].T + generated[:, -1], user @ pool.T), dim=1)
+        met = self.rivals.met(batch.members[rows][:, None], batch.owners[rows][None, :])
+        return masked_softmax_loss(scores, torch.cat((self._tensor(met), own), dim=1))
+
+    def _against_rivals(
+        self, batch: Batch, rows: np.ndarray, generated: Tensor, user: Tensor, log_partition: Tensor
+    ) -> dict[str, Tensor]:
+        """Next user among those who act around the same moment, asked of generated and of trained vectors."""
+        items = batch.owners[rows]
+        draw = self.rivals.draw(
+            batch.events[rows], items, self.config.rival_groups, self.config.rivals, self.rng
+        )
+        states, rival_partition = self.user_bank.read(draw.event.reshape(-1), self.device)
+        states = states.view(*draw.event.shape, -1).transpose(1, 2)
+        rival_partition = rival_partition.view(len(draw.event), 1, -1)
+        place, met = self._tensor(draw.query), self._tensor(draw.met)
+        asked = {
+            "next_user": generated[place],
+            "next_user_trained": self.model.item_table[self._tensor(items[draw.query])],
+        }
+        losses = {}
+        for name in (name for name in asked if getattr(self.config, name)):
+            scores = (asked[name] @ states - rival_partition).masked_fill(met, -torch.inf)
+            own = (asked[name] * user[place]).sum(2) - log_partition[place]
+            losses[name] = (torch.cat((own[..., None], scores), 2).logsumexp(2) - own).mean()
+        return losses
 
     def _banked(
         self, bank: StateBank, events: np.ndarray, live_events: np.ndarray, live: Tensor
@@ -228,7 +266,7 @@ class Objective:
         last = max(first + 2, reach)
         part = slice(offsets[first], offsets[last])
         layout = Layout(batch.layout.lengths[first:last])
-        generated, _ = self._banked(self.item_bank, batch.events[part], items.events, live)
+        generated = self._generated_before(batch, part, items, live)
         remade = before_each(self.model.user_states(generated, layout), self.model.empty_user, layout)
         known = self.rng.permutation(np.flatnonzero(layout.positions > 0))[: self.config.item_queries]
         if not len(known):
@@ -238,6 +276,14 @@ class Objective:
         originals = functional.normalize(before[part][rows].detach(), dim=1)
         forbidden = self._tensor(owner[:, None] == owner)
         return {"cycle_user": masked_softmax_loss(queries @ originals.T, forbidden)}
+
+    def _generated_before(self, batch: Batch, part: slice, items: Batch, live: Tensor) -> Tensor:
+        """Items as made from the users before each event; trained vectors where the bank holds none."""
+        events = batch.events[part]
+        made, _ = self._banked(self.item_bank, events, items.events, live)
+        missing = np.flatnonzero(~self.item_bank.holds(events))
+        trained = self.model.item_table.detach()[self._tensor(batch.members[part][missing])]
+        return made.index_copy(0, self._tensor(missing), trained)
 
     def _track_mean(self, states: Tensor, momentum: float = 0.99) -> None:
         if self.model.training:
@@ -263,14 +309,6 @@ def met_owner_by_member(batch: Batch, rows: np.ndarray) -> np.ndarray:
     item q in training.
     """
     return _has(batch, rows)[:, _owner_number(batch)[rows]]
-
-
-def met_member_by_owner(batch: Batch, rows: np.ndarray) -> np.ndarray:
-    """bool [Q, Q]: entry (q, m) is True when the owner of row q has the member of row m.
-
-    In an item batch, whether item q was ever met by user m in training.
-    """
-    return _has(batch, rows)[:, _owner_number(batch)[rows]].T
 
 
 def _owner_number(batch: Batch) -> np.ndarray:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -29,6 +30,7 @@ class ModelConfig(Config):
     dim: int = 64
     user_encoder: EncoderConfig = EncoderConfig()
     item_encoder: EncoderConfig = EncoderConfig()
+    item_history: int = 128  # newest users that an item is made from; 0 takes all
 
 
 class TwoSided(nn.Module):
@@ -36,6 +38,9 @@ class TwoSided(nn.Module):
 
     population_mean: Tensor
     trained: Tensor
+    generated_share: Tensor
+    popularity: Tensor
+    activity: Tensor
 
     def __init__(self, num_items: int, config: ModelConfig) -> None:
         super().__init__()
@@ -44,14 +49,27 @@ class TwoSided(nn.Module):
         self.item_table = nn.Parameter(torch.randn(num_items, dim) / math.sqrt(dim))
         self.user_encoder = make_encoder(dim, config.user_encoder)
         self.item_encoder = make_encoder(dim, config.item_encoder)
+        # G starts as the centred mean of the item's users, the strongest simple control, and learns
+        # what to change about it. From nothing it takes several times the steps (LOG.md, 2026-11-21).
+        self.item_pool = nn.Linear(dim, dim, bias=False)
         self.item_head = nn.Linear(dim, dim)
+        # How often an item is chosen goes here, or G would write it into the common direction
+        # of all users and spoil the order among them.
+        self.item_level = nn.Linear(dim + 1, 1)
         self.empty_user = nn.Parameter(torch.randn(dim))
-        self.empty_item = nn.Parameter(torch.randn(dim) / math.sqrt(dim))
+        self.empty_item = nn.Parameter(torch.cat((torch.randn(dim) / math.sqrt(dim), torch.zeros(1))))
+        self._start_as_the_mean()
         # States share one large direction, which is popularity; un-centred, G learns that
         # direction and little else.
         self.register_buffer("population_mean", torch.zeros(dim))
         # bool [I]: the item had a training event, so its row of the table means something.
         self.register_buffer("trained", torch.ones(num_items, dtype=torch.bool))
+        # Share of g in the vector of a trained item, chosen on validation once training is over.
+        self.register_buffer("generated_share", torch.zeros(()))
+        # Weight and fading time in seconds of what `duality.intensity` adds to items and to users;
+        # chosen on validation as well.
+        for bias in ("popularity", "activity"):
+            self.register_buffer(bias, torch.zeros(2, dtype=torch.float64))
 
     @property
     def dim(self) -> int:
@@ -61,9 +79,25 @@ class TwoSided(nn.Module):
         """u after each event: item vectors float [P, D] (trained or generated) to float [P, D]."""
         return self.user_encoder(item_vectors * math.sqrt(self.dim), layout)
 
+    def _start_as_the_mean(self) -> None:
+        with torch.no_grad():
+            self.item_pool.weight.copy_(torch.eye(self.dim) / math.sqrt(self.dim))
+        for unused in (self.item_head, self.item_level):
+            nn.init.zeros_(unused.weight)
+            nn.init.zeros_(unused.bias)
+
     def item_states(self, user_states: Tensor, layout: Layout) -> Tensor:
-        """g after each user: states float [P, D] strictly before each meeting to float [P, D]."""
-        return self.item_head(self.item_encoder(user_states - self.population_mean, layout))
+        """g after each user: states float [P, D] strictly before each meeting to float [P, D + 1].
+
+        The last column is the item's level: it is added to the scores with which the item competes
+        for a user, and plays no part among the users of one item.
+        """
+        centred = user_states - self.population_mean
+        made = self.item_pool(running_means(centred, layout)) + self.item_head(
+            self.item_encoder(centred, layout)
+        )
+        users = torch.from_numpy(np.log1p(layout.positions)).to(made)
+        return torch.cat((made, self.item_level(torch.cat((made, users[:, None]), 1))), 1)
 
     def log_partition(self, states: Tensor, *, block: int = 2048) -> Tensor:
         """log Z(u), float [P]: log-sum-exp of the scores of all trained items.
@@ -75,6 +109,19 @@ class TwoSided(nn.Module):
             return torch.cat([(part @ self.item_table.T).logsumexp(1) for part in states.split(block)])
 
 
+def running_means(rows: Tensor, layout: Layout) -> Tensor:
+    """Mean of each row and those before it in its sequence: float [P, D] to float [P, D].
+
+    Sums run in float64: over a packed batch float32 would lose the short sequences at its end.
+    """
+    total = rows.double().cumsum(0)
+    device = rows.device
+    starts = torch.from_numpy(np.repeat(layout.offsets[:-1], layout.lengths)).to(device)
+    before = torch.cat((total.new_zeros(1, rows.shape[1]), total))[starts]
+    count = torch.from_numpy(layout.positions + 1).to(device)
+    return ((total - before) / count[:, None]).to(rows.dtype)
+
+
 def before_each(states: Tensor, empty: Tensor, layout: Layout) -> Tensor:
     """The state just before each row's event: the previous row's, or `empty` at a history's start.
 
@@ -84,7 +131,7 @@ def before_each(states: Tensor, empty: Tensor, layout: Layout) -> Tensor:
         layout: where the histories lie.
 
     Returns:
-        float [P, D]; row r holds nothing of event r or later.
+        float [P, D], D of the states; row r holds nothing of event r or later.
     """
     shifted = torch.cat((empty[None], states[:-1]))
     first = torch.zeros(states.shape[0], 1, dtype=torch.bool, device=states.device)

@@ -21,16 +21,18 @@ from torch import Tensor
 from duality.artifacts import atomic_file
 from duality.config import Config
 from duality.data.batches import row_batches
-from duality.data.histories import Histories
+from duality.data.histories import Histories, newest, random_windows
 from duality.encoders.base import Layout
 from duality.errors import InputError, TrainingError
 from duality.model.bank import StateBank
 from duality.model.negatives import item_sampler
 from duality.model.objective import Batch, LossConfig, Objective
+from duality.model.rivals import Rivals
 from duality.model.two_sided import TwoSided
 from duality.runtime import progress
 from duality.training.checkpoint import TrainState, load_checkpoint, optimizer_state, save_checkpoint
 
+BANKS = "banks"  # where mapped banks lie under the model folder while it trains
 Validate = Callable[[TwoSided], dict[str, float]]
 
 
@@ -46,6 +48,8 @@ class TrainConfig(Config):
     final_rate: float = 0.02  # the cosine schedule ends at this share of learning_rate
     weight_decay: float = 0.01
     clip_norm: float = 1.0
+    newest_users: int = 0  # events of each item that G trains on and the bank of items keeps; 0: all
+    mapped_banks: bool = False  # keep the banks in files under the model folder instead of in memory
     patience: int = 8  # epochs without a better validation before stopping
     metric: str = "user_to_item.ndcg@10"
     seed: int = 0
@@ -85,12 +89,17 @@ class Trainer:
         settings: str = "",
         device: str = "cpu",
     ) -> None:
-        self.model, self.events, self.users, self.items = model.to(device), events, users, items
+        self.model, self.events, self.users = model.to(device), events, users
+        self.items = newest(items, config.newest_users)
         self.loss, self.config, self.folder, self.device = loss, config, folder, device
         counts = np.bincount(events.item[users.event], minlength=len(model.item_table))
         self.sampler = item_sampler(loss.sampler, counts, self.model.item_table)
-        self.user_bank = StateBank(len(events.user), model.dim)
-        self.item_bank = StateBank(len(events.user), model.dim)
+        self.rivals = Rivals(events.user, events.item, events.time, users.event, len(model.item_table))
+        mapped = folder / BANKS if config.mapped_banks else None
+        self.user_bank, self.item_bank = (
+            StateBank(len(events.user), model.dim, kept=kept, folder=mapped and mapped / side)
+            for side, kept in (("users", users.event), ("items", self.items.event))
+        )
         self.optimizer = torch.optim.AdamW(
             _parameter_groups(model, config.weight_decay), lr=config.learning_rate, betas=(0.9, 0.98)
         )
@@ -153,7 +162,13 @@ class Trainer:
         torch.manual_seed(int(rng.integers(1 << 62)))
         self.model.train()
         objective = Objective(
-            self.model, self.loss, self.user_bank, self.item_bank, rng, sampler=self.sampler
+            self.model,
+            self.loss,
+            self.user_bank,
+            self.item_bank,
+            rng,
+            rivals=self.rivals,
+            sampler=self.sampler,
         )
         batches = row_batches(self.users, self.config.rows, rng)
         rng.shuffle(batches)
@@ -201,11 +216,12 @@ class Trainer:
         rows = max(1, round(self.config.rows * self.config.item_share))
         while True:
             rng = np.random.default_rng([self.config.seed, self.state.item_epoch, 1])
-            batches = row_batches(self.items, rows, rng)
+            windows = random_windows(self.items, self.model.config.item_history, rng)
+            batches = row_batches(windows.histories, rows, rng)
             rng.shuffle(batches)
             while self.state.item_batch < len(batches):
                 self.state.item_batch += 1
-                yield self._batch(self.items, batches[self.state.item_batch - 1])
+                yield self._batch(windows.histories, batches[self.state.item_batch - 1])
             self.state.item_batch, self.state.item_epoch = 0, self.state.item_epoch + 1
 
     def _batch(self, histories: Histories, owners: np.ndarray) -> Batch:
@@ -253,7 +269,9 @@ class Trainer:
         return {
             "user.states": self.user_bank.states,
             "user.log_partition": self.user_bank.log_partition,
+            "user.written": self.user_bank.written,
             "item.states": self.item_bank.states,
+            "item.written": self.item_bank.written,
         }
 
 
@@ -266,7 +284,7 @@ def write_log(path: Path, history: list[dict[str, Any]]) -> None:
 def _by_side(model: TwoSided) -> list[list[torch.nn.Parameter]]:
     """Parameters of the item side (G and what belongs to it), and all others."""
     named = list(model.named_parameters())
-    of_items = ("item_encoder.", "item_head.", "empty_item")
+    of_items = ("item_encoder.", "item_head.", "item_pool.", "item_level.", "empty_item")
     items = [p for name, p in named if name.startswith(of_items)]
     return [[p for name, p in named if not name.startswith(of_items)], items]
 

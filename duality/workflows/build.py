@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from duality.data.dataset import Dataset
-from duality.embeddings import STORED_EXTRA, write_embeddings
+from duality.embeddings import STORED_EXTRA, last_moment, write_embeddings
 from duality.embeddings import embed as embed_both
 from duality.errors import InputError
 from duality.index import stores
@@ -63,6 +63,7 @@ def build_index(
     extra = {
         "model": {"path": os.path.relpath(folder.path, out), "fingerprint": folder.fingerprint},
         "levels": [round(float(value), 6) for value in levels],
+        "moment": last_moment(dataset),
         "dataset": {"path": os.path.relpath(dataset.path, out), "fingerprint": dataset.fingerprint},
     }
     document = stores.build(out, users, items, spec=options, manifest_extra=extra, device=device, store=store)

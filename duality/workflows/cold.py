@@ -15,7 +15,7 @@ from duality.data.batches import row_batches
 from duality.data.dataset import Dataset
 from duality.data.histories import Histories, item_histories, user_histories
 from duality.data.split import Split
-from duality.embeddings import ROWS, generated_items, stored_items, stored_users
+from duality.embeddings import ROWS, generated_items, stored_generated, stored_users
 from duality.encoders.base import Layout
 from duality.errors import InputError
 from duality.evaluation.baselines import MostPopular
@@ -121,7 +121,7 @@ class ColdItems:
         levels = generated_items(states.model, states.dataset, states.visible)[2]
         owners = np.flatnonzero(self.given.lengths)
         vectors = _item_states(states, self.given)
-        items[owners] = stored_items(
+        items[owners] = stored_generated(
             vectors[torch.from_numpy(owners)], levels[group_of(self.given.lengths[owners])]
         )
         return items
@@ -145,7 +145,7 @@ class ColdUsers:
     def users(self) -> np.ndarray:
         """float32 [C, D + 2], stored form, of the cold users."""
         states = self.states
-        vectors = torch.from_numpy(states.items[:, : states.model.dim].copy())
+        vectors = states.vectors
         made = _last_states(
             self.given,
             states.model.empty_user,
@@ -164,7 +164,7 @@ class ColdUsers:
         """float32 [B, I] or [B, U]."""
         if direction == USER_TO_ITEM:
             return self.users[np.searchsorted(self.owners, queries.user[rows])] @ self.states.items.T
-        vectors = self.states.items[queries.item[rows]]
+        vectors = self.states.items_before(queries, rows)
         scores = self.states.user_scores(vectors, queries, rows)
         scores[:, self.owners] = vectors @ self.users.T
         return scores
@@ -197,7 +197,7 @@ class ColdCentredMean:
 
 
 def _item_states(states: States, given: Histories) -> torch.Tensor:
-    """Newest item state of every row, float32 [I, D], its users taken strictly before they came."""
+    """Newest item state of every row, float32 [I, D + 1], its users taken strictly before they came."""
     before = torch.from_numpy(states.users_before(given.event)[:, : states.model.dim])
     place = np.empty(states.dataset.num_events, np.int64)
     place[given.event] = np.arange(len(given.event))

@@ -13,6 +13,7 @@ from duality.data.splits import split_named
 from duality.errors import InputError
 from duality.evaluation import factors
 from duality.evaluation.baselines import LastActive, Markov, MostPopular, RecentPopularity, choose_window
+from duality.evaluation.ease import EASE, MOST_ITEMS, choose_regularisation
 from duality.evaluation.neighbours import NearestNeighbours
 from duality.evaluation.pools import MATCHED
 from duality.evaluation.protocol import Measured, measure
@@ -217,13 +218,20 @@ def _model_scorers(
 
 def _baselines(dataset: Dataset, split: Split, world: World, direction: str) -> list[Scorer]:
     scorers: list[Scorer] = [MostPopular(world, direction)]
+    earlier = world_of(dataset, split, "validation")
+    asked = make_queries(earlier, split.hidden("validation"), direction)
     if dataset.timed:
-        earlier = world_of(dataset, split, "validation")
-        days = choose_window(earlier, make_queries(earlier, split.hidden("validation"), direction), direction)
+        days = choose_window(earlier, asked, direction)
         scorers.append(RecentPopularity(world, direction, days))
         if direction == ITEM_TO_USER:
             scorers.append(LastActive(world, direction))
     scorers += [NearestNeighbours(world, direction), Markov(world, direction)]
+    if dataset.num_items <= MOST_ITEMS:
+        regularisation = choose_regularisation(earlier, asked, direction)
+        say(f"ease: regularisation {regularisation:g}, chosen on validation, {direction}")
+        scorers.append(EASE(world, direction, regularisation))
+    else:
+        say(f"ease is left out: {dataset.num_items:,} items, and it inverts an array of items by items")
     if factors.installed():
         scorers += [factors.Factorised(world, kind, threads=num_threads()) for kind in ("als", "bpr")]
     else:

@@ -21,7 +21,7 @@ from duality.data.batches import row_batches
 from duality.data.dataset import Dataset
 from duality.data.histories import user_histories
 from duality.data.outcomes import Column, read_outcomes
-from duality.embeddings import ROWS, item_vectors, stored_items, stored_users
+from duality.embeddings import ROWS, fading_counts, item_vectors, stored_item_vectors, stored_users
 from duality.encoders.base import Layout
 from duality.errors import InputError
 from duality.model.two_sided import TwoSided
@@ -62,7 +62,7 @@ class Scored:
     """What the model says of impressions.
 
     Attributes:
-        score: float64 [N], log p(item | user).
+        score: float64 [N], log p(item | user) and the model's popularity and activity, as an index adds them.
         raw: float64 [N], the inner product without the user's partition.
         known: int64 [N], events of the user strictly before the impression.
     """
@@ -166,12 +166,13 @@ def score_impressions(
     Args:
         train: bool [E], events that trained the weights; items without one are made from them too.
     """
-    vectors, bias, _ = item_vectors(model, dataset, train)
-    items = stored_items(vectors, bias)
+    vectors, _, _ = item_vectors(model, dataset, train)
+    items = stored_item_vectors(model, dataset, train)
     after = states_after_events(model, dataset, vectors)
     known = known_events(dataset, impressions.user, impressions.time)
     rows = np.asarray(dataset.user_indptr)[np.minimum(impressions.user, dataset.num_users - 1)] + known - 1
     scores, raw = np.empty(len(impressions)), np.empty(len(impressions))
+    lately = _lately(model, dataset, impressions, known)
     for start in range(0, len(impressions), BLOCK):
         part = slice(start, start + BLOCK)
         chosen = after[torch.from_numpy(rows[part].clip(min=0))]
@@ -180,4 +181,21 @@ def score_impressions(
         users, shown = stored_users(model, states), items[impressions.item[part]]
         scores[part] = np.einsum("nd,nd->n", users, shown, dtype=np.float64)
         raw[part] = scores[part] - users[:, model.dim]
+        scores[part] += lately[part]
     return Scored(scores, raw, known)
+
+
+def _lately(model: TwoSided, dataset: Dataset, impressions: Impressions, known: np.ndarray) -> np.ndarray:
+    """Popularity of the item and activity of the user strictly before each impression, float32 [N].
+
+    Users without an event count as active, as a raw history does that is asked about.
+    """
+    found = np.zeros(len(impressions), np.float32)
+    popularity = fading_counts(model.popularity, dataset, dataset.event_item, dataset.num_items)
+    if popularity is not None:
+        found += popularity[0] * popularity[1].of(impressions.item, impressions.time)
+    activity = fading_counts(model.activity, dataset, dataset.event_user, dataset.num_users)
+    if activity is not None:
+        some = np.flatnonzero(known > 0)
+        found[some] += activity[0] * activity[1].of(impressions.user[some], impressions.time[some])
+    return found

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from duality.data.dataset import Dataset
+from duality.data.versions import Home
 from duality.errors import InputError
 from duality.index.pair import Pair
 from duality.index.side import Side
@@ -24,6 +25,7 @@ from duality.workflows.answers import Sample, answer, drawn
 
 if TYPE_CHECKING:
     from duality.calibration import Map
+    from duality.model.folder import ModelFolder
 
 
 class Index:
@@ -63,9 +65,13 @@ class Index:
         """Move on to a generation that another process has switched to; whether there was one."""
         if not self.pair.refresh():
             return False
-        for name in ("dataset", "_model", "calibration"):
-            self.__dict__.pop(name, None)
+        self._forget()
         return True
+
+    def _forget(self) -> None:
+        """Look at what the manifest names again when it is next asked for."""
+        for name in ("dataset", "model", "_model_folder", "calibration"):
+            self.__dict__.pop(name, None)
 
     @property
     def users(self) -> Side:
@@ -87,13 +93,51 @@ class Index:
             return Dataset.open(self._data)
         if not recorded:
             return None
-        dataset = Dataset.open(self.path / recorded["path"])
-        if dataset.fingerprint != recorded["fingerprint"]:
+        home, at = Home.open(self.path / recorded["path"]), recorded["fingerprint"]
+        dataset = Dataset.open(home.path, at=at)
+        # A later version holds every event of this one: when this one is no longer kept, it will do.
+        if dataset.fingerprint != at and not home.knows(at):
             raise InputError(
                 f"{dataset.path} has changed since the index was built: build the index again, "
                 "name the right dataset with --data, or use --include-seen"
             )
         return dataset
+
+    def update(
+        self,
+        events: Any,
+        *,
+        data: str | Path | None = None,
+        user_column: str | None = None,
+        item_column: str | None = None,
+        time_column: str | None = None,
+        order_column: str | None = None,
+        event_column: str | None = None,
+        where: str | None = None,
+    ) -> dict[str, Any]:
+        """Append events to the dataset, and encode and store the users and items they touch.
+
+        Args:
+            events: a path, a pandas or Polars frame, or an Arrow table, as `duality.import_events` takes.
+            data: dataset folder; None takes the one given to `open`, else the recorded one.
+            user_column, item_column, time_column, order_column, event_column: columns, by default those
+                of the import or those with a usual name.
+            where: keep only rows that meet this filter; None takes that of the import, "" none.
+
+        Returns and raises as `duality.workflows.update.update`.
+        """
+        from duality.workflows.update import update
+
+        columns = {
+            "user_column": user_column,
+            "item_column": item_column,
+            "time_column": time_column,
+            "order_column": order_column,
+            "event_column": event_column,
+        }
+        document = update(self, events, data=Path(data) if data else self._data, where=where, **columns)
+        self._forget()
+        return document
 
     def recommend_items(
         self,
@@ -253,17 +297,32 @@ class Index:
         """Stored form [1, D + 2] of a user with this history, by the model that built the index."""
         from duality.embeddings import encode_history
 
-        return encode_history(self._model, _of_model(self.items, items, self._model.dim))[None]
+        vectors = _of_model(self.items, items, self.model.dim)
+        # Histories are made of trained vectors as training had them; what is stored may be a mixture.
+        rows = np.asarray(self._model_folder.item_ids.find(items), np.int64)
+        trained = (rows >= 0) & self.model.trained.numpy()[rows]
+        vectors[trained] = self.model.item_table.detach().numpy()[rows[trained]]
+        return encode_history(self.model, vectors)[None]
 
     def _encode_audience(self, users: list[str]) -> np.ndarray:
         """Stored form [1, D + 2] of an item with these users."""
         from duality.embeddings import encode_audience
 
         levels = np.array(self.pair.manifest["extra"]["levels"], np.float32)
-        return encode_audience(self._model, _of_model(self.users, users, self._model.dim), levels)[None]
+        return encode_audience(self.model, _of_model(self.users, users, self.model.dim), levels)[None]
 
     @cached_property
-    def _model(self) -> Any:
+    def model(self) -> Any:
+        """The model that built the index.
+
+        Raises:
+            InputError: there was none, or the folder holds another one now.
+            DamageError: its weights are damaged.
+        """
+        return self._model_folder.load()
+
+    @cached_property
+    def _model_folder(self) -> ModelFolder:
         from duality.model.folder import ModelFolder
 
         recorded = self.pair.manifest.get("model")
@@ -277,7 +336,7 @@ class Index:
                 f"the index was built by model {recorded['fingerprint']}, and {folder.path} is now "
                 f"{folder.fingerprint}: build the index again"
             )
-        return folder.load()
+        return folder
 
 
 def _of_model(side: Side, ids: list[str], dim: int) -> np.ndarray:

@@ -17,6 +17,7 @@ from duality.config import Config, read_toml, validate, with_overrides
 from duality.model.objective import LossConfig
 from duality.model.two_sided import ModelConfig
 from duality.training.loop import TrainConfig
+from duality.workflows.choosing import ChooseConfig
 
 
 class ImportSection(Config):
@@ -78,12 +79,13 @@ class Recipe(Config):
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
     train: TrainConfig = TrainConfig()
+    choose: ChooseConfig = ChooseConfig()
     index: IndexSection = IndexSection()
     evaluate: EvaluateSection = EvaluateSection()
 
     def training_fingerprint(self, data: str) -> str:
         """Identity of a training run: its settings and the dataset's fingerprint."""
-        settings = self.model_dump(include={"split", "model", "loss", "train"})
+        settings = self.model_dump(include={"split", "model", "loss", "train", "choose"})
         return fingerprint(json.dumps(settings, sort_keys=True), data)
 
 

@@ -16,16 +16,22 @@ import torch
 from duality.data.dataset import Dataset
 from duality.data.histories import Histories, item_histories, user_histories
 from duality.embeddings import (
+    Made,
+    generated_items,
     item_vectors,
     packed_item_states,
     states_before_events,
+    stored_generated,
+    stored_item_vectors,
     stored_items,
     stored_users,
     user_states,
     user_states_after,
 )
 from duality.evaluation.past import Clock
-from duality.evaluation.queries import USER_TO_ITEM, Queries
+from duality.evaluation.queries import DIRECTIONS, USER_TO_ITEM, Queries
+from duality.generated import group_of
+from duality.intensity import FadingCounts
 from duality.model.two_sided import TwoSided
 
 # Stored users gathered at once for queries at different moments: 64 MB at 66 dimensions.
@@ -39,20 +45,63 @@ class States:
         self.model, self.dataset, self.visible = model, dataset, visible
 
     @cached_property
+    def made(self) -> Made:
+        """What `generated_items` returns, of all that is visible."""
+        return generated_items(self.model, self.dataset, self.visible)
+
+    @property
+    def _static(self) -> bool:
+        """Whether no item's vector depends on its users."""
+        return not float(self.model.generated_share) and bool(self.model.trained.all())
+
+    @cached_property
     def items(self) -> np.ndarray:
-        """float32 [I, D + 2], stored form."""
-        vectors, bias, _ = item_vectors(self.model, self.dataset, self.visible)
-        return stored_items(vectors, bias)
+        """float32 [I, D + 2], stored form, of all that is visible."""
+        made = None if self._static else self.made
+        return stored_item_vectors(self.model, self.dataset, self.visible, made)
+
+    def items_before(self, queries: Queries, rows: slice) -> np.ndarray:
+        """float32 [B, D + 2], stored form: the queries' items, made from the users before each query."""
+        if self._static or queries.time is None or self.dataset.event_time is None:
+            return self.items[queries.item[rows]]
+        trained, generated = self.ends_before(queries, rows)
+        share = np.float32(self.model.generated_share)
+        return (1 - share) * trained + share * generated
+
+    def ends_before(self, queries: Queries, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        """What `items_before` mixes, as `stored_ends`: float32 [B, D + 2] twice."""
+        item, known = queries.item[rows].astype(np.int64), self.known_users(queries, rows)
+        made = torch.from_numpy(self.generated_before(queries, rows))
+        generated = stored_generated(made, self.made[2][group_of(known)])
+        trained = stored_items(self.model.item_table[torch.from_numpy(item)])
+        unseen = ~self.model.trained.numpy()[item]
+        trained[unseen] = generated[unseen]
+        alone = (known == 0) & ~unseen
+        generated[alone] = trained[alone]
+        return trained, generated
+
+    def generated_before(self, queries: Queries, rows: slice) -> np.ndarray:
+        """float32 [B, D + 1]: g of the queries' items after the users before each query."""
+        known = self.known_users(queries, rows)
+        last = self.item_histories[0][queries.item[rows]] + known - 1
+        empty = self.model.empty_item.detach().numpy()
+        return np.where(known[:, None] > 0, self._packed[last.clip(min=0)], empty)
+
+    @cached_property
+    def _packed(self) -> np.ndarray:
+        """float32 [H, D + 1]: g after each event of the item histories."""
+        histories = item_histories(self.dataset, self.visible)
+        return packed_item_states(self.model, histories, self.before_events).numpy()
 
     @cached_property
     def users(self) -> np.ndarray:
         """float32 [U, D + 2], stored form, after all visible events."""
-        return stored_users(self.model, user_states(self.model, self.dataset, self._histories, self._vectors))
+        return stored_users(self.model, user_states(self.model, self.dataset, self._histories, self.vectors))
 
     @cached_property
     def users_after(self) -> np.ndarray:
         """float32 [H + U, D + 2], stored form: each user after 0, 1, ... of its visible events, in turn."""
-        states = user_states_after(self.model, self.dataset, self._histories, self._vectors)
+        states = user_states_after(self.model, self.dataset, self._histories, self.vectors)
         return np.concatenate([stored_users(self.model, part) for part in states.split(65_536)])
 
     @cached_property
@@ -67,9 +116,11 @@ class States:
     def _histories(self) -> Histories:
         return user_histories(self.dataset, self.visible)
 
-    @property
-    def _vectors(self) -> torch.Tensor:
-        return torch.from_numpy(self.items[:, : self.model.dim].copy())
+    @cached_property
+    def vectors(self) -> torch.Tensor:
+        """float32 [I, D]: what histories are made of."""
+        made = None if bool(self.model.trained.all()) else self.made
+        return item_vectors(self.model, self.dataset, self.visible, made)[0]
 
     def users_before(self, events: np.ndarray) -> np.ndarray:
         """float32 [B, D + 2], stored form: the users of events int64 [B], visible or not, after the
@@ -123,19 +174,72 @@ class States:
         return moments, owner * (len(moments) + 1) + place
 
 
+class Lately:
+    """What fading counts add to scores at the moment of a query; nothing where the log has no time.
+
+    Args:
+        states: whose visible events count.
+        direction: popularity of items for user-to-item, activity of users for item-to-user.
+    """
+
+    def __init__(self, states: States, direction: str) -> None:
+        self.states, self.direction = states, direction
+        self._of: dict[float, FadingCounts] = {}
+
+    def bias(self, queries: Queries, rows: slice) -> np.ndarray | float:
+        """With the model's weight and fading time: float32 [B, I] or [B, U], or 0."""
+        model = self.states.model
+        bias = model.popularity if self.direction == USER_TO_ITEM else model.activity
+        weight, seconds = bias.tolist()
+        if not weight or queries.time is None or self.states.dataset.event_time is None:
+            return 0.0
+        return np.float32(weight) * self.log_counts(queries, rows, seconds)
+
+    def log_counts(self, queries: Queries, rows: slice, seconds: float) -> np.ndarray:
+        """log A of every item or user strictly before each query, float32 [B, I] or [B, U]."""
+        if seconds not in self._of:
+            owner, time, number = self._events
+            self._of[seconds] = FadingCounts(owner, time, number, seconds)
+        assert queries.time is not None
+        moments = queries.time[rows]
+        return self._of[seconds].at(moments, self._clock.counts(moments))
+
+    @cached_property
+    def _events(self) -> tuple[np.ndarray, np.ndarray, int]:
+        dataset, visible = self.states.dataset, np.flatnonzero(self.states.visible)
+        assert dataset.event_time is not None
+        by_item = self.direction == USER_TO_ITEM
+        owner = dataset.event_item if by_item else dataset.event_user
+        return (
+            owner[visible],
+            dataset.event_time[visible],
+            dataset.num_items if by_item else dataset.num_users,
+        )
+
+    @cached_property
+    def _clock(self) -> Clock:
+        return Clock(*self._events)
+
+
 class ModelScorer:
-    """The model under test: log p(item | user) by one inner product, in both directions."""
+    """The model under test by one inner product in both directions: log p(item | user), and who or what
+    has been about lately if validation gave that a weight."""
 
     name = "duality"
 
     def __init__(self, states: States) -> None:
         self.states = states
+        self._lately = {direction: Lately(states, direction) for direction in DIRECTIONS}
 
     def score(self, queries: Queries, rows: slice, direction: str) -> np.ndarray:
         """float32 [B, I] or [B, U]."""
+        return self.preference(queries, rows, direction) + self._lately[direction].bias(queries, rows)
+
+    def preference(self, queries: Queries, rows: slice, direction: str) -> np.ndarray:
+        """log p(item | user) alone, float32 [B, I] or [B, U]."""
         if direction == USER_TO_ITEM:
             return self.states.users[queries.user[rows]] @ self.states.items.T
-        return self.states.user_scores(self.states.items[queries.item[rows]], queries, rows)
+        return self.states.user_scores(self.states.items_before(queries, rows), queries, rows)
 
 
 class ItemEncoderScorer:
@@ -146,22 +250,10 @@ class ItemEncoderScorer:
     def __init__(self, states: States) -> None:
         self.states = states
 
-    @cached_property
-    def _packed(self) -> np.ndarray:
-        """float32 [H, D]: g after each event of the item histories."""
-        states = self.states
-        histories = item_histories(states.dataset, states.visible)
-        return packed_item_states(states.model, histories, states.before_events).numpy()
-
     def score(self, queries: Queries, rows: slice, direction: str) -> np.ndarray:
         """float32 [B, U]."""
-        states = self.states
-        known = states.known_users(queries, rows)
-        last = states.item_histories[0][queries.item[rows]] + known - 1
-        empty = states.model.empty_item.detach().numpy()
-        vectors = np.where(known[:, None] > 0, self._packed[last.clip(min=0)], empty)
-        ends = np.tile(np.array([1.0, 0.0], np.float32), (len(vectors), 1))
-        return states.user_scores(np.concatenate((vectors, ends), axis=1), queries, rows)
+        made = torch.from_numpy(self.states.generated_before(queries, rows))
+        return self.states.user_scores(stored_generated(made), queries, rows)
 
 
 class CentredMean:

@@ -18,15 +18,16 @@ from duality.data.split import Split
 from duality.data.splits import split_named
 from duality.encoders.registry import EncoderConfig
 from duality.errors import InputError
-from duality.evaluation.queries import ITEM_TO_USER, USER_TO_ITEM, Queries, World, make_queries
+from duality.evaluation.queries import DIRECTIONS, USER_TO_ITEM, Queries, World, make_queries
 from duality.evaluation.ranking import rank_full
 from duality.metrics import per_query
 from duality.model.folder import ModelFolder, save_model
 from duality.model.two_sided import TwoSided
 from duality.runtime import num_threads, say
 from duality.training.checkpoint import FOLDER, TrainState
-from duality.training.loop import Events, Trainer
+from duality.training.loop import BANKS, Events, Trainer
 from duality.workflows.card import model_card
+from duality.workflows.choosing import choose
 from duality.workflows.recipe import Recipe
 from duality.workflows.scorers import ModelScorer, States
 
@@ -68,11 +69,12 @@ def train(
         lambda model: validation(model, dataset, world, [(USER_TO_ITEM, sample)], METRICS[:2])
     )
     model = trainer.model.cpu()
-    directions = [
-        (d, make_queries(world, split.hidden("validation"), d)) for d in (USER_TO_ITEM, ITEM_TO_USER)
-    ]
-    metrics = validation(model, dataset, world, directions, METRICS)
-    document = _document(out, state, metrics)
+    asked = {d: make_queries(world, split.hidden("validation"), d) for d in DIRECTIONS}
+    some = {d: _some(queries, VALIDATION_QUERIES) for d, queries in asked.items()}
+    states = States(model, dataset, world.visible)
+    chosen = choose(states, world, some, recipe.choose, generates=trainer.two_sided)
+    metrics = validation(model, dataset, world, list(asked.items()), METRICS)
+    document = {**_document(out, state, metrics), **chosen}
     _save(out, model, dataset, split, recipe, document, state)
     return document
 
@@ -191,7 +193,8 @@ def _save(
     write_json(out / "metrics.json", {**document, "history": state.history})
     with atomic_file(out / "README.md") as temporary:
         temporary.write_text(model_card(ModelFolder.open(out).config, document), encoding="utf-8")
-    shutil.rmtree(out / FOLDER, ignore_errors=True)
+    for leftover in (FOLDER, BANKS):
+        shutil.rmtree(out / leftover, ignore_errors=True)
 
 
 def dataset_of(folder: ModelFolder, data: Path | None) -> Dataset:

@@ -9,6 +9,7 @@ import numpy as np
 from duality.data.histories import Histories, item_histories, user_histories
 from duality.encoders.base import Layout
 from duality.model.objective import Batch
+from duality.model.rivals import Rivals
 
 
 def dataset(users: int = 12, items: int = 10, events: int = 90, seed: int = 0) -> SimpleNamespace:
@@ -64,4 +65,10 @@ def both_batches(world: SimpleNamespace) -> tuple[Batch, Batch]:
     return (
         batch(world, users, np.arange(world.num_users), "users"),
         batch(world, items, np.arange(world.num_items), "items"),
+    )
+
+
+def rivals(world: SimpleNamespace) -> Rivals:
+    return Rivals(
+        world.event_user, world.event_item, world.event_time, np.arange(world.num_events), world.num_items
     )

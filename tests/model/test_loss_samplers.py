@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from model_worlds import both_batches, dataset
+from model_worlds import both_batches, dataset, rivals
 
 from duality.config import validate, with_overrides
 from duality.encoders.registry import EncoderConfig
@@ -113,9 +113,10 @@ def objective(**settings: object) -> tuple[Objective, tuple[Batch, Batch]]:
     config = validate(LossConfig, settings, source="test")
     counts = np.bincount(world.event_item, minlength=10)
     sampler = item_sampler(config.sampler, counts, model.item_table)
-    return Objective(model, config, users, items, np.random.default_rng(0), sampler=sampler), both_batches(
-        world
+    made = Objective(
+        model, config, users, items, np.random.default_rng(0), rivals=rivals(world), sampler=sampler
     )
+    return made, both_batches(world)
 
 
 def test_uniform_negatives_are_what_they_were_before_samplers() -> None:

@@ -7,10 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_worlds import both_batches, dataset
+from model_worlds import both_batches, dataset, rivals
 
 from duality.model.losses import CHUNK, cycle_loss, masked_softmax_loss, softmax_loss
-from duality.model.objective import forbidden_users, met_member_by_owner, met_owner_by_member
+from duality.model.objective import forbidden_users, met_owner_by_member
+from duality.model.rivals import REACH, Rivals
 
 
 def brute_softmax(
@@ -73,14 +74,41 @@ def test_cycle_loss_is_small_for_a_perfect_round_trip_and_log_m_by_chance() -> N
 def test_negative_users_never_met_the_item_and_are_not_from_the_future(seed: int) -> None:
     world = dataset(seed=seed)
     met = {(int(u), int(i)) for u, i in zip(world.event_user, world.event_item, strict=True)}
-    users, items = both_batches(world)
+    users, _ = both_batches(world)
     rng = np.random.default_rng(seed)
-    for batch, has in ((users, met_owner_by_member), (items, met_member_by_owner)):
-        rows = rng.permutation(len(batch.events))[:20]
-        forbidden = forbidden_users(batch, rows, has(batch, rows))
-        event = batch.events[rows]
-        for q in range(len(rows)):
-            for m in range(len(rows)):
-                user, item = int(world.event_user[event[m]]), int(world.event_item[event[q]])
-                later = world.event_time[event[m]] > world.event_time[event[q]]
-                assert forbidden[q, m] == ((user, item) in met or later)
+    rows = rng.permutation(len(users.events))[:20]
+    forbidden = forbidden_users(users, rows, met_owner_by_member(users, rows))
+    event = users.events[rows]
+    for q in range(len(rows)):
+        for m in range(len(rows)):
+            user, item = int(world.event_user[event[m]]), int(world.event_item[event[q]])
+            later = world.event_time[event[m]] > world.event_time[event[q]]
+            assert forbidden[q, m] == ((user, item) in met or later)
+
+
+@given(st.integers(0, 60))
+@settings(max_examples=25, deadline=None)
+def test_rivals_act_near_the_query_and_never_met_the_item(seed: int) -> None:
+    world = dataset(seed=seed)
+    met = {(int(u), int(i)) for u, i in zip(world.event_user, world.event_item, strict=True)}
+    rng = np.random.default_rng(seed)
+    events = rng.permutation(world.num_events)[:22]
+    draw = rivals(world).draw(events, world.event_item[events].astype(np.int64), 4, 6, rng)
+    assert draw.query.shape == (4, 5)
+    assert len(np.unique(draw.query)) == 20
+    latest = world.event_time[events[draw.query]].max(axis=1)
+    assert (np.diff(latest) >= 0).all()
+    for group, query, rival in np.ndindex(draw.met.shape):
+        user = int(world.event_user[draw.event[group, rival]])
+        item = int(world.event_item[events[draw.query[group, query]]])
+        assert draw.met[group, query, rival] == ((user, item) in met)
+
+
+def test_rivals_come_from_the_moment_that_is_asked_about() -> None:
+    events = 20_000
+    time = np.arange(events) * 10
+    user, item = np.arange(events, dtype=np.int32), np.zeros(events, np.int32)
+    asked = np.array([50, 51, 15_000, 15_001])
+    made = Rivals(user, item, time, np.arange(events), 1)
+    draw = made.draw(asked, np.zeros(4, np.int64), 2, 500, np.random.default_rng(0))
+    assert draw.event[0].max() <= 51 + REACH < 15_000 - REACH <= draw.event[1].min()

@@ -1,0 +1,227 @@
+"""`duality index update`, first half: events into a new version of a dataset.
+
+Reads:  a source as an import does (arrivals.py), and the current version.
+Writes: one version folder (versions.py); until its last step the dataset is what it was.
+Cost:   reads and writes the whole dataset once, some 32 bytes per event and side; sorts only the
+        histories that get an event.
+
+Events that the dataset holds already (same user, item and time) are left out, so that a file can be
+given again after an interruption, or overlap the one before. Without times that cannot be told; there a
+whole file that was appended before is left out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from duality.artifacts import checksum, fingerprint, write_json
+from duality.data.arrivals import Arrivals, arrivals
+from duality.data.dataset import FORMAT, MANIFEST, Dataset
+from duality.data.ids import write_ids
+from duality.data.merging import Merged, already_there, merge, without_repeats
+from duality.data.versions import Home, link_or_copy
+from duality.data.writing import iso
+from duality.errors import DataError
+
+ROLES = ("user", "item", "time", "order", "event")
+
+
+@dataclass(frozen=True)
+class Appended:
+    """What became of the events of a source.
+
+    Args:
+        home: the dataset, at its current version.
+        events: how many were added.
+        dropped: reason to number; `already_there` are those that the dataset held.
+        new_users, new_items: ids that it had not.
+    """
+
+    home: Home
+    events: int
+    dropped: dict[str, int]
+    new_users: int = 0
+    new_items: int = 0
+
+
+def append_events(
+    source: Any,
+    home: Home,
+    *,
+    user_column: str | None = None,
+    item_column: str | None = None,
+    time_column: str | None = None,
+    order_column: str | None = None,
+    event_column: str | None = None,
+    where: str | None = None,
+    memory_limit: str = "1GB",
+) -> Appended:
+    """Add events to a dataset; durable on return. One process at a time: the caller holds its lock.
+
+    Args:
+        source: anything that `import_events` takes.
+        home: the dataset.
+        user_column, item_column, time_column, order_column, event_column: columns; by default those
+            that the dataset was imported by, or those with a usual name.
+        where: keep only rows that meet this filter; by default the one of the import; "" keeps all.
+        memory_limit: of DuckDB.
+
+    Raises:
+        DataError: the source cannot be read; names file, row and column. Nothing has changed.
+        FilterError: the filter does not fit the source.
+    """
+    dataset = Dataset.open(home.path)
+    columns = (user_column, item_column, time_column, order_column, event_column)
+    folder = home.place()
+    try:
+        with arrivals(
+            source,
+            dataset,
+            folder,
+            asked=dict(zip(ROLES, columns)),
+            where=where,
+            memory_limit=memory_limit,
+        ) as (new, ties):
+            fresh = _fresh(home, dataset, new)
+            dropped = {**new.dropped, "already_there": len(new) - len(fresh)}
+            if not len(fresh):
+                return Appended(home, 0, dropped)
+            merged = merge(dataset, fresh, ties)
+        _clear(folder / "work")
+        if (repeats := dataset.manifest["repeats"]) != "keep":
+            merged = without_repeats(merged, np.unique(fresh.user), repeats)
+        added = merged.source[merged.source >= dataset.num_events] - dataset.num_events
+        dropped["repeats"] = len(fresh) - len(added)
+        if not len(added):
+            return Appended(home, 0, dropped)
+        found = _write(folder, dataset, fresh, merged)
+        changed = {"users": np.unique(fresh.user[added]), "items": np.unique(fresh.item[added])}
+        facts = {"events": len(added), "digest": new.digest}
+        home = home.add(folder, found, changed, facts)
+        return Appended(home, len(added), dropped, len(fresh.new_users), len(fresh.new_items))
+    finally:
+        _clear(folder)
+
+
+def _fresh(home: Home, dataset: Dataset, new: Arrivals) -> Arrivals:
+    """The events that the dataset does not hold yet."""
+    if dataset.timed:
+        return new.take(~already_there(dataset, new), dataset)
+    known = any(update["digest"] == new.digest for update in home.updates)
+    return new.take(np.full(len(new), not known), dataset)
+
+
+def _write(folder: Path, dataset: Dataset, new: Arrivals, merged: Merged) -> str:
+    """Every file of the new version; its fingerprint."""
+    for side, ids, table, more in (
+        ("users", dataset.user_ids, dataset.users, new.new_users),
+        ("items", dataset.item_ids, dataset.items, new.new_items),
+    ):
+        if more:
+            write_ids(folder, side, [*ids.ids(np.arange(len(ids))), *more])
+            _write_table(folder / f"{side}.parquet", _with_ids(table(), more))
+        else:
+            for file in (f"{side}.parquet", *(f"{side}.ids.{end}" for end in _ID_FILES)):
+                link_or_copy(dataset.path / file, folder / file)
+    users = dataset.num_users + len(new.new_users)
+    items = dataset.num_items + len(new.new_items)
+    arrays = {
+        "user_indptr": _indptr(merged.event_user, users),
+        "item_indptr": _indptr(merged.event_item, items),
+        "event_user": merged.event_user,
+        "event_item": merged.event_item,
+        "item_event": merged.item_event,
+        "event_time": merged.event_time,
+    }
+    for name, array in arrays.items():
+        if array is not None:
+            np.save(folder / f"{name}.npy", array)
+    attributes = dataset.event_attributes()
+    if attributes is not None:
+        _write_table(folder / "event_attributes.parquet", _with_rows(attributes, new, merged.source))
+    return _write_manifest(folder, dataset, merged, users, items)
+
+
+_ID_FILES = ("bin", "offsets.npy", "order.npy")
+
+
+def _write_manifest(folder: Path, dataset: Dataset, merged: Merged, users: int, items: int) -> str:
+    checksums = {path.name: checksum(path) for path in sorted(folder.iterdir()) if path.is_file()}
+    found = fingerprint(*(f"{name} {digest}" for name, digest in checksums.items()))
+    counts = {"users": users, "items": items, "events": len(merged.event_user)}
+    document = {
+        **dataset.manifest,
+        "format": FORMAT,
+        **counts,
+        **_time_facts(merged),
+        "fingerprint": found,
+        "checksums": checksums,
+    }
+    write_json(folder / MANIFEST, document)
+    return found
+
+
+def _time_facts(merged: Merged) -> dict[str, Any]:
+    time = merged.event_time
+    if time is None:
+        return {}
+    earlier = (np.diff(time) < 0) & (np.diff(merged.event_user) == 0)
+    return {
+        "first_event": iso(int(time.min())),
+        "last_event": iso(int(time.max())),
+        "order_disagrees_with_time": int(earlier.sum()),
+    }
+
+
+def _indptr(owner: np.ndarray, owners: int) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=owners))]).astype(np.int64)
+
+
+def _with_ids(table: Any, ids: list[str]) -> Any:
+    """A users or items table with rows for new ids, whose attributes nobody has told."""
+    import pyarrow as pa
+
+    new = pa.table({"id": pa.array(ids, table.schema.field("id").type)})
+    return pa.concat_tables([table, new], promote_options="default")
+
+
+def _with_rows(old: Any, new: Arrivals, source: np.ndarray) -> Any:
+    """Event attributes in event order: the dataset's columns, null where the file has no such one.
+
+    Raises:
+        DataError: a column of the file has another type.
+    """
+    import pyarrow as pa
+
+    columns = {}
+    for field in old.schema:
+        if field.name not in new.attributes.column_names:
+            columns[field.name] = pa.nulls(len(new), field.type)
+            continue
+        try:
+            columns[field.name] = new.attributes.column(field.name).cast(field.type)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            kind = new.attributes.schema.field(field.name).type
+            raise DataError(
+                f"{kind}, and the dataset holds {field.type}: give it the dataset's type, or leave it out",
+                file=new.name,
+                column=field.name,
+            ) from None
+    both = pa.concat_tables([old, pa.table(columns, schema=old.schema)])
+    return both.take(pa.array(source))
+
+
+def _write_table(path: Path, table: Any) -> None:
+    import pyarrow.parquet as pq
+
+    pq.write_table(table, path, compression="zstd")
+
+
+def _clear(folder: Path) -> None:
+    import shutil
+
+    shutil.rmtree(folder, ignore_errors=True)

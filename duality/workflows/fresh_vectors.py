@@ -1,0 +1,156 @@
+"""Vectors of some users and items of a dataset, without encoding the others.
+
+Same numbers as `duality.embeddings` gives for the whole dataset: a user is encoded over their whole
+history, an item that training never saw from the users of its newest window, each as they were strictly
+before the meeting. An item that came after training is not in the model's table; in the histories of
+those users it enters as the item without users, because what it is made of is what is being computed.
+
+Shapes: A asked states, N items or users, D dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from duality.data.batches import row_batches
+from duality.data.dataset import Dataset
+from duality.data.histories import Histories, overlapping_windows
+from duality.embeddings import ROWS, stored_generated, stored_items, stored_users
+from duality.encoders.base import Layout
+from duality.generated import group_of
+from duality.model.two_sided import TwoSided
+
+# States of users held at once, 256 MB at 64 dimensions: fewer would encode one user for many items again.
+STATES = 1_000_000
+Vectors = Callable[[np.ndarray], Tensor]
+
+
+def generated_vectors(model: TwoSided, dataset: Dataset, items: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """What the item encoder makes of the users of some items, stored form float32 [N, D + 2].
+
+    Args:
+        items: int64 [N] rows, each with at least one event.
+        levels: float32 [GROUPS], what the index adds to generated scores (`duality.generated`).
+    """
+    histories = users_of(dataset, items)
+    windows = overlapping_windows(histories, model.config.item_history)
+    newest = np.flatnonzero(np.append(np.diff(windows.owner) != 0, True))
+    made = torch.empty(len(items), model.dim + 1)
+    for part in row_batches(_some(windows.histories, newest), STATES):
+        made[torch.from_numpy(part)] = _newest_states(model, dataset, windows.histories, newest[part])
+    return stored_generated(made, levels[group_of(histories.lengths)])
+
+
+def mixed_vectors(model: TwoSided, dataset: Dataset, items: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """Items as the index stores them, float32 [N, D + 2]: trained ones with their share of g, others g.
+
+    Args and cost as `generated_vectors`.
+    """
+    vectors, share = generated_vectors(model, dataset, items, levels), np.float32(model.generated_share)
+    rows = np.flatnonzero(trained_items(model, items))
+    known = stored_items(table_vectors(model, items[rows]))
+    vectors[rows] = (1 - share) * known + share * vectors[rows]
+    return vectors
+
+
+def trained_items(model: TwoSided, items: np.ndarray) -> np.ndarray:
+    """bool [N]: training saw the item."""
+    trained = model.trained.numpy()
+    return (items < len(trained)) & trained[np.minimum(items, len(trained) - 1)]
+
+
+def user_vectors(model: TwoSided, dataset: Dataset, users: np.ndarray, vectors: Vectors) -> np.ndarray:
+    """Some users after all their events, stored form float32 [N, D + 2].
+
+    Args:
+        users: int64 [N] rows.
+        vectors: item rows int64 [P] to the vectors, float32 [P, D], that histories are made of.
+    """
+    counts = np.diff(dataset.user_indptr)[users]
+    return stored_users(model, states_after(model, dataset, users, counts, vectors))
+
+
+def users_of(dataset: Dataset, items: np.ndarray) -> Histories:
+    """First meetings of some items, in time order: `data.histories.item_histories` of these only."""
+    events, lengths = Histories(dataset.item_indptr, dataset.item_event).packed(items)
+    owner = np.repeat(np.arange(len(items)), lengths)
+    pair = owner * dataset.num_users + dataset.event_user[events]
+    by_number = np.argsort(events)
+    first = np.zeros(len(events), dtype=bool)
+    first[by_number[np.unique(pair[by_number], return_index=True)[1]]] = True
+    counts = np.bincount(owner[first], minlength=len(items))
+    return Histories(np.concatenate(([0], np.cumsum(counts))), events[first])
+
+
+def whole_histories(dataset: Dataset, users: np.ndarray) -> Histories:
+    """All events of some users."""
+    return _first(dataset, users, np.diff(dataset.user_indptr)[users])
+
+
+def table_vectors(model: TwoSided, items: np.ndarray) -> Tensor:
+    """float32 [P, D]: rows of the model's table; the item without users for rows after its last."""
+    known = len(model.item_table)
+    rows = model.item_table.detach()[torch.from_numpy(np.minimum(items, known - 1))]
+    rows[torch.from_numpy(items >= known)] = model.empty_item.detach()[: model.dim]
+    return rows
+
+
+@torch.inference_mode()
+def states_after(
+    model: TwoSided, dataset: Dataset, users: np.ndarray, counts: np.ndarray, vectors: Vectors
+) -> Tensor:
+    """Users after their first so many events, float32 [A, D]; every user is encoded once.
+
+    Args:
+        users: int64 [A] rows, any number of times each.
+        counts: int64 [A]; 0 gives the empty state.
+        vectors: item rows to the vectors that histories are made of.
+    """
+    owners, mine = np.unique(users, return_inverse=True)
+    lengths = np.zeros(len(owners), np.int64)
+    np.maximum.at(lengths, mine, counts)
+    histories = _first(dataset, owners, lengths)
+    asked = Histories(np.concatenate(([0], np.cumsum(np.bincount(mine)))), np.argsort(mine, kind="stable"))
+    states = model.empty_user.detach().repeat(len(users), 1)
+    for batch in row_batches(histories, ROWS):
+        events, rows = histories.packed(batch)
+        layout = Layout(rows)
+        encoded = model.user_states(vectors(dataset.event_item[events].astype(np.int64)), layout)
+        wanted, number = asked.packed(batch)
+        row = np.repeat(layout.offsets[:-1], number) + counts[wanted] - 1
+        known = counts[wanted] > 0
+        states[torch.from_numpy(wanted[known])] = encoded[torch.from_numpy(row[known])]
+    return states
+
+
+@torch.inference_mode()
+def _newest_states(model: TwoSided, dataset: Dataset, histories: Histories, owners: np.ndarray) -> Tensor:
+    """g after the last event of some item histories, float [S, D + 1]."""
+    chosen = _some(histories, owners)
+    users = dataset.event_user[chosen.event].astype(np.int64)
+    counts = chosen.event - dataset.user_indptr[users]
+    before = states_after(model, dataset, users, counts, lambda items: table_vectors(model, items))
+    made = torch.empty(len(owners), model.dim + 1)
+    for batch in row_batches(chosen, ROWS):
+        rows, lengths = Histories(chosen.indptr, np.arange(len(users))).packed(batch)
+        layout = Layout(lengths)
+        states = model.item_states(before[torch.from_numpy(rows)], layout)
+        made[torch.from_numpy(batch)] = states[torch.from_numpy(layout.last_rows)]
+    return made
+
+
+def _first(dataset: Dataset, users: np.ndarray, lengths: np.ndarray) -> Histories:
+    """The first `lengths` events of some users."""
+    indptr = np.concatenate(([0], np.cumsum(lengths)))
+    return Histories(
+        indptr, np.repeat(dataset.user_indptr[users] - indptr[:-1], lengths) + np.arange(indptr[-1])
+    )
+
+
+def _some(histories: Histories, owners: np.ndarray) -> Histories:
+    events, lengths = histories.packed(owners)
+    return Histories(np.concatenate(([0], np.cumsum(lengths))), events)
