@@ -48,8 +48,8 @@ class LossConfig(Config):
     users_compete_on: Literal["log p", "score"] = "log p"
     next_user: float = 0.5
     next_user_trained: float = 0.0  # the same, asked of the item's trained vector
-    items_compete: float = 0.5
-    cycle_item: float = 0.1
+    items_compete: float = 0.2
+    cycle_item: float = 0.05
     cycle_user: float = 0.1
     negatives: int = 0  # negatives drawn per batch and shared by its rows; 0 takes every item
     sampler: str = "uniform"  # who is drawn: uniform, popularity:BETA, batch, hard:K, mixture:W*A+W*B
