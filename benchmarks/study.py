@@ -1,0 +1,47 @@
+"""The duality study: two-sided training beside every one-sided control, with seeds, on one dataset.
+
+    python benchmarks/study.py train   --data D --recipe R --folder F [--seeds 0,1,2] [--only joint,one-sided]
+    python benchmarks/study.py measure --data D --folder F [--seeds 0,1,2] [--queries N]
+    python benchmarks/study.py judge   --folder F
+
+`train` writes F/models/NAME-SEED and leaves out what is there; it can be stopped and started again. `measure`
+asks validation and test of every model and control and writes per-query values. `judge` takes the control
+that validation likes best for every direction, pool and metric, and compares it, the one-sided model and all
+others with the joint model on the test part: paired intervals, Holm over everything. Nothing is chosen on
+the test part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from study import judging, measuring, training
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("step", choices=("train", "measure", "judge"))
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--recipe", type=Path)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--only", default=",".join(training.SETTINGS))
+    parser.add_argument("--queries", type=int, default=0, help="at most so many of a part; 0 asks all")
+    given = parser.parse_args()
+    seeds = [int(seed) for seed in given.seeds.split(",")]
+    if given.step == "train":
+        training.train_all(given.data, given.recipe, given.folder, seeds, given.only.split(","))
+    elif given.step == "measure":
+        measuring.measure_all(given.data, given.folder, seeds, given.queries)
+    else:
+        judging.judge_all(given.folder)
+
+
+if __name__ == "__main__":
+    main()
