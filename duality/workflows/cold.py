@@ -17,7 +17,6 @@ from duality.data.histories import Histories, item_histories, user_histories
 from duality.data.split import Split
 from duality.embeddings import ROWS, generated_items, stored_generated, stored_users
 from duality.encoders.base import Layout
-from duality.errors import InputError
 from duality.evaluation.baselines import MostPopular
 from duality.evaluation.cold import GIVEN, ColdQueries, cold_queries, cold_world, never_met, queries_of
 from duality.evaluation.neighbours import NearestNeighbours
@@ -26,6 +25,7 @@ from duality.evaluation.queries import ITEM_TO_USER, USER_TO_ITEM, Queries, Worl
 from duality.evaluation.ranking import Scorer
 from duality.generated import group_of
 from duality.model.folder import ModelFolder
+from duality.workflows.cold_controls import ColdCentredMean, ColdLogOdds
 from duality.workflows.scorers import States
 
 HEADLINE = 5
@@ -101,8 +101,9 @@ def _scorers(
         # What has no training event has no similarity; it is known by its history or not at all.
         if (direction == ITEM_TO_USER) == (kind is ColdItems):
             scorers.append(NearestNeighbours(world, direction))
-        if direction == ITEM_TO_USER and kind is ColdItems:
-            scorers.append(ColdCentredMean(states, asked, n))
+        if kind is ColdItems:
+            given = asked.given(n)
+            scorers += [ColdCentredMean(states, given), ColdLogOdds(states, given)]
     return scorers
 
 
@@ -168,32 +169,6 @@ class ColdUsers:
         scores = self.states.user_scores(vectors, queries, rows)
         scores[:, self.owners] = vectors @ self.users.T
         return scores
-
-
-class ColdCentredMean:
-    """Control: the mean of the item's first n users, population mean subtracted."""
-
-    name = "centred_mean"
-
-    def __init__(self, states: States, asked: ColdQueries, n: int) -> None:
-        self.states, self.given = states, asked.given(n)
-
-    @cached_property
-    def means(self) -> np.ndarray:
-        """float32 [I, D + 2]; the level plays no part."""
-        dim, lengths = self.states.model.dim, self.given.lengths
-        before = (
-            self.states.users_before(self.given.event)[:, :dim] - self.states.model.population_mean.numpy()
-        )
-        means = np.zeros((len(lengths), dim + 2), np.float32)
-        np.add.at(means[:, :dim], np.repeat(np.arange(len(lengths)), lengths), before)
-        return means / lengths.clip(min=1)[:, None].astype(np.float32)
-
-    def score(self, queries: Queries, rows: slice, direction: str) -> np.ndarray:
-        """float32 [B, U]."""
-        if direction != ITEM_TO_USER:
-            raise InputError("centred_mean answers item-to-user only")
-        return self.states.user_scores(self.means[queries.item[rows]], queries, rows)
 
 
 def _item_states(states: States, given: Histories) -> torch.Tensor:
