@@ -57,6 +57,7 @@ class LossConfig(Config):
     item_queries: int = 512  # rows sampled from the item batch
     cycle_rows: int = 2048  # rows of the user batch that are remade from generated items
     temperature: float = 0.07  # of the cycles' cosines
+    live_users: bool = True  # whether the item side's gradients reach F and the item table
     rivals: int = 128  # users of the same moment who compete for an item, shared by a group of queries
     rival_groups: int = 16
 
@@ -183,6 +184,8 @@ class Objective:
     def _item_side(self, batch: Batch, users: Batch, live: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         config = self.config
         incoming, log_partition = self._banked(self.user_bank, batch.events, users.events, live)
+        if not config.live_users:
+            incoming = incoming.detach()
         states = self.model.item_states(incoming, batch.layout)
         before = before_each(states, self.model.empty_item, batch.layout)
         # At the start of a window the item is unknown here, though it need not be new.

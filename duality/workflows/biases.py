@@ -43,11 +43,16 @@ def choose_bias(
     scorers = [_Biased(parts, *setting) for setting in settings]
     pools = pools_for(queries, world, direction)[-1:]
     ranks, candidates = rank_pools(scorers, queries, world, direction, pools)
-    found = {}
-    for number, setting in enumerate(settings):
-        values = [per_query(name, ranks[number, 0], candidates[0]).mean() for name in JUDGED]
-        found[setting] = float(np.exp(np.mean(np.log(np.maximum(values, 1e-6)))))
+    found = {
+        setting: geometric_mean(ranks[number, 0], candidates[0]) for number, setting in enumerate(settings)
+    }
     return max(settings, key=lambda setting: (found[setting], setting == none)), found
+
+
+def geometric_mean(ranks: np.ndarray, candidates: np.ndarray) -> float:
+    """Of the `JUDGED` metrics' means over queries; both int64 [Q]."""
+    values = [per_query(name, ranks, candidates).mean() for name in JUDGED]
+    return float(np.exp(np.mean(np.log(np.maximum(values, 1e-6)))))
 
 
 class _Parts:

@@ -9,42 +9,46 @@ Shapes: B queries of a block, I items, U users.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from duality.embeddings import stored_ends
 from duality.evaluation.pools import pools_for
 from duality.evaluation.queries import DIRECTIONS, USER_TO_ITEM, Queries, World
 from duality.evaluation.ranking import rank_pools
-from duality.metrics import per_query
-from duality.workflows.biases import JUDGED
+from duality.workflows.biases import geometric_mean
 from duality.workflows.scorers import States
 
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8)
 
 
-def choose_share(states: States, world: World, asked: dict[str, Queries]) -> tuple[float, dict[float, float]]:
-    """The share with the highest geometric mean of `JUDGED` over both directions, and every share's.
+def choose_share(
+    states: States, world: World, asked: dict[str, Queries]
+) -> tuple[float, dict[float, tuple[float, ...]]]:
+    """The share that gains most and costs neither direction anything, and every share's quality.
 
-    Item to user counts with time-matched candidates where there is time. Of equals the smallest wins.
+    Quality is the geometric mean of `JUDGED`, by direction in the order of DIRECTIONS; item to user counts with
+    time-matched candidates where there is time. What gains most has the highest product of both.
 
     Args:
-        states: of the model after training.
+        states: of the model after training, its biases 0.
         world: what may be known on validation.
         asked: validation queries by direction.
     """
-    logs = np.zeros(len(SHARES))
-    for direction in DIRECTIONS:
-        queries = asked[direction]
-        ends = _Ends(states, direction)
-        scorers = [_Mixture(ends, share) for share in SHARES]
-        ranks, candidates = rank_pools(
-            scorers, queries, world, direction, pools_for(queries, world, direction)[-1:]
-        )
-        for name in JUDGED:
-            values = [per_query(name, ranks[n, 0], candidates[0]).mean() for n in range(len(SHARES))]
-            logs += np.log(np.maximum(values, 1e-6))
-    means = dict(zip(SHARES, np.exp(logs / (2 * len(JUDGED))).tolist(), strict=True))
-    return max(SHARES, key=lambda share: (means[share], -share)), means
+    parts = [_qualities(states, world, asked[direction], direction) for direction in DIRECTIONS]
+    found = dict(zip(SHARES, zip(*parts, strict=True), strict=True))
+    free = [s for s in SHARES if all(now >= was for now, was in zip(found[s], found[0.0], strict=True))]
+    return max(free, key=lambda share: (math.prod(found[share]), -share)), found
+
+
+def _qualities(states: States, world: World, queries: Queries, direction: str) -> list[float]:
+    """Geometric mean of `JUDGED` with every share."""
+    ends = _Ends(states, direction)
+    scorers = [_Mixture(ends, share) for share in SHARES]
+    pools = pools_for(queries, world, direction)[-1:]
+    ranks, candidates = rank_pools(scorers, queries, world, direction, pools)
+    return [geometric_mean(ranks[number, 0], candidates[0]) for number in range(len(SHARES))]
 
 
 class _Ends:

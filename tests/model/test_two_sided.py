@@ -125,6 +125,17 @@ def test_each_generated_term_alone_reaches_the_live_users(term: str) -> None:
         assert parameter.grad.abs().sum() > 0
 
 
+def test_without_live_users_the_item_side_reaches_the_item_encoder_alone() -> None:
+    world, model = dataset(), small_model()
+    task = objective(model, world, next_item=0.0, users_compete=0.0, cycle_user=0.0)
+    task.config = LossConfig(next_item=0.0, users_compete=0.0, cycle_user=0.0, live_users=False)
+    sum(task.step(*both_batches(world), remake_users=True).values()).backward()
+    assert model.item_table.grad is None or not model.item_table.grad.abs().sum()
+    assert all(p.grad is None or not p.grad.abs().sum() for p in model.user_encoder.parameters())
+    assert model.item_pool.weight.grad is not None
+    assert model.item_pool.weight.grad.abs().sum() > 0
+
+
 def test_bank_rows_are_the_states_strictly_before_each_event() -> None:
     world, model = dataset(), small_model()
     task = objective(model, world)

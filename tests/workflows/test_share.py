@@ -17,8 +17,9 @@ from duality.evaluation.ranking import rank_pools
 from duality.metrics import per_query
 from duality.model.folder import ModelFolder
 from duality.model.two_sided import TwoSided
+from duality.workflows.biases import JUDGED
 from duality.workflows.scorers import ModelScorer, States
-from duality.workflows.share import JUDGED, SHARES, choose_share
+from duality.workflows.share import SHARES, choose_share
 from duality.workflows.train import world_of
 
 
@@ -37,28 +38,32 @@ def asked(world: Path) -> tuple[TwoSided, Dataset, World, dict[str, Queries]]:
 
 def quality(
     model: TwoSided, dataset: Dataset, world: World, asked: dict[str, Queries], share: float
-) -> float:
-    """The geometric mean that decides, by the model's own scorer with this share."""
+) -> list[float]:
+    """What decides, by the model's own scorer with this share: a geometric mean for each direction."""
     model.generated_share.fill_(share)
-    logs = []
+    found = []
     for direction, queries in asked.items():
         scorer = ModelScorer(States(model, dataset, world.visible))
         pools = pools_for(queries, world, direction)
         ranks, candidates = rank_pools([scorer], queries, world, direction, pools)
-        logs += [np.log(max(per_query(m, ranks[0, -1], candidates[-1]).mean(), 1e-6)) for m in JUDGED]
-    return float(np.exp(np.mean(logs)))
+        logs = [np.log(max(per_query(m, ranks[0, -1], candidates[-1]).mean(), 1e-6)) for m in JUDGED]
+        found.append(float(np.exp(np.mean(logs))))
+    return found
 
 
-def test_the_share_chosen_is_the_one_whose_model_scores_best(
+def test_the_share_chosen_gains_most_and_costs_neither_direction_anything(
     asked: tuple[TwoSided, Dataset, World, dict[str, Queries]],
 ) -> None:
     model, dataset, world, queries = asked
     model.generated_share.fill_(0.0)
-    best, means = choose_share(States(model, dataset, world.visible), world, queries)
-    assert set(means) == set(SHARES)
+    best, found = choose_share(States(model, dataset, world.visible), world, queries)
+    assert set(found) == set(SHARES)
     for share in (0.0, 0.4, 0.8, best):
-        assert quality(model, dataset, world, queries, share) == pytest.approx(means[share], rel=1e-3)
-    assert means[best] == max(means.values())
+        assert quality(model, dataset, world, queries, share) == pytest.approx(found[share], rel=1e-3)
+    assert all(now >= was for now, was in zip(found[best], found[0.0], strict=True))
+    for share, values in found.items():
+        if np.prod(values) > np.prod(found[best]):
+            assert min(np.array(values) - found[0.0]) < 0, f"{share} gains more at no cost"
     model.generated_share.fill_(0.0)
 
 
