@@ -18,8 +18,8 @@ from duality.metrics import per_query
 from duality.workflows.scorers import Lately, ModelScorer, States
 
 DAY = 86_400.0
-FADING = (DAY / 24, DAY / 4, DAY, 7 * DAY, 30 * DAY, 180 * DAY)
-WEIGHTS = (0.1, 0.25, 0.5, 0.75, 1.0)
+FADING = (60.0, 600.0, DAY / 24, DAY / 4, DAY, 7 * DAY, 30 * DAY, 180 * DAY)
+WEIGHTS = (0.1, 0.25, 0.5, 0.75, 1.0, 2.0, 4.0)
 JUDGED = ("ndcg@10", "recall@100")
 
 
