@@ -16,11 +16,15 @@ from duality.workflows.share import choose_share
 
 
 class ChooseConfig(Config):
-    """`[choose]` of a recipe: what may be chosen; false leaves it out of the model."""
+    """`[choose]` of a recipe: what may be chosen; false leaves it out of the model.
+
+    Activity is left out unless asked for: who acts next is mostly who is online, so it wins every test of the
+    next event and gives all items the same few users (LOG.md, 2026-11-21).
+    """
 
     generated_share: bool = True
     popularity: bool = True
-    activity: bool = True
+    activity: bool = False
 
 
 def choose(

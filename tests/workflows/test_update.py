@@ -38,7 +38,7 @@ from duality.model.two_sided import TwoSided
 
 LATER = 1_800_000_000
 SETTINGS = ["model.dim=16", "model.item_history=4", "train.epochs=2", "train.rows=200"]
-SETTINGS += ["choose.popularity=false", "choose.activity=false"]
+SETTINGS += ["choose.popularity=false"]
 
 
 def log(*rows: tuple[str, str, int]) -> pa.Table:
