@@ -20,9 +20,10 @@ from duality.data.dataset import Dataset
 from duality.data.splits import split_named
 from duality.errors import ConfigError, DamageError, DataError, InputError
 from duality.model.folder import ModelFolder
+from duality.model.two_sided import TwoSided
 from duality.workflows.calibrate import calibrate
 from duality.workflows.calibration_file import FILE, read_calibration
-from duality.workflows.impressions import known_events, read_impressions, score_impressions
+from duality.workflows.impressions import Impressions, known_events, read_impressions, score_impressions
 from duality.workflows.query import answer
 
 
@@ -44,9 +45,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Dataset, model with a time cut, impressions, calibration and index."""
     folder = tmp_path_factory.mktemp("calibrated")
     duality.import_events(synthetic_log(), folder / "datasets/default")
-    duality.train(
-        folder / "datasets/default", folder / "models/default", settings=[*SMALL, "split.name=temporal"]
-    )
+    # Popularity and shares of g change with every event; without them a score is the same at any time.
+    plain = ["choose.popularity=false", "choose.generated_share=false"]
+    settings = [*SMALL, "split.name=temporal", *plain]
+    duality.train(folder / "datasets/default", folder / "models/default", settings=settings)
     pq.write_table(shown(), folder / "shown.parquet")
     duality.build_index(folder / "models/default", folder / "indexes/default", spec="exact")
     return folder
@@ -118,6 +120,21 @@ def test_a_score_is_that_of_the_history_before_it_and_no_later_event_moves_it(
             item = dataset.item_ids.id(int(first.item[place]))
             ids, scores = index.recommend_items(history=history, k=60, include_seen=True)
             assert scored.score[place] == pytest.approx(scores[ids.index(item)], abs=1e-4)
+    _check_popularity(model, dataset, first, train, scored.score)
+
+
+def _check_popularity(
+    model: TwoSided, dataset: Dataset, shown: Impressions, train: np.ndarray, without: np.ndarray
+) -> None:
+    """An index adds popularity to its scores, so they are calibrated with it, as it was at the impression."""
+    model.popularity[0], model.popularity[1] = 0.5, 3600.0
+    added = score_impressions(model, dataset, shown, train).score - without
+    assert dataset.event_time is not None
+    for place in (0, len(shown) // 2, len(shown) - 1):
+        past = (dataset.event_item == shown.item[place]) & (dataset.event_time < shown.time[place])
+        elapsed = (shown.time[place] - dataset.event_time[past]) / 1e6
+        expected = max(np.log(np.exp(-elapsed / 3600.0).sum() + 1e-300), -30.0)
+        assert added[place] == pytest.approx(0.5 * expected, abs=1e-4)
 
 
 def test_impressions_that_cannot_be_used_are_counted_or_refused(root: Path, tmp_path: Path) -> None:
