@@ -50,7 +50,7 @@ class TwoSided(nn.Module):
         self.user_encoder = make_encoder(dim, config.user_encoder)
         self.item_encoder = make_encoder(dim, config.item_encoder)
         # G starts as the centred mean of the item's users, the strongest simple control, and learns
-        # what to change about it. From nothing it takes several times the steps (LOG.md, 2026-11-21).
+        # what to change about it. From nothing it is behind after 300 steps (LOG.md, 2026-11-21).
         self.item_pool = nn.Linear(dim, dim, bias=False)
         self.item_head = nn.Linear(dim, dim)
         # How often an item is chosen goes here, or G would write it into the common direction
