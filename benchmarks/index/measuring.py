@@ -32,10 +32,14 @@ def seconds(call: Callable[[], Any]) -> float:
     return time.perf_counter() - started
 
 
-def interleaved(calls: Mapping[str, Callable[[], Any]], repeat: int) -> dict[str, float]:
+def interleaved(calls: Mapping[str, Callable[[], Any]], repeat: int, before: int = 0) -> dict[str, float]:
     """Median seconds per call; the calls take turns, so that what disturbs one disturbs all.
 
-    A call never follows itself, or it alone would find its data in the caches.
+    Args:
+        calls: what to time.
+        repeat: turns of each.
+        before: how often each call is made, untimed, right before it is timed: with 0 a call never
+            follows itself and finds what others left in the caches, with 2 all find their own data.
     """
     for call in calls.values():
         call()
@@ -44,6 +48,8 @@ def interleaved(calls: Mapping[str, Callable[[], Any]], repeat: int) -> dict[str
     for turn in range(repeat):
         first = turn % len(names)
         for name in names[first:] + names[:first]:
+            for _ in range(before):
+                calls[name]()
             times[name].append(seconds(calls[name]))
     return {name: float(np.median(values)) for name, values in times.items()}
 

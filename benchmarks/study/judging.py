@@ -1,9 +1,13 @@
-"""Which control is best on validation, and what the joint model gains over it on test."""
+"""Which control is best on validation, and what the joint model gains over it on test.
+
+Holm's correction runs over all comparisons with controls, and over all ablations apart.
+"""
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +15,10 @@ import numpy as np
 
 from duality.evaluation.comparison import compare, judge
 from study.measuring import METRICS
+from study.training import SETTINGS
 
 JOINT = ("joint", "joint: preference", "joint: item encoder")
-ABLATIONS = ("no-cycles", "no-users-compete", "simple", "joint: shuffled")
+ABLATIONS = tuple(name for name in SETTINGS if name not in ("joint", "one-sided", "simple"))
 Values = dict[str, np.ndarray]  # by scorer: float [S, Q, M]
 
 
@@ -24,10 +29,12 @@ def judge_all(folder: Path) -> None:
         parts = {part: _read(folder, part, direction) for part in ("validation", "test")}
         pools = sorted({key.split("/")[0] for key in parts["test"][1]})
         tables += [_table(direction, pool, parts) for pool in pools]
-    rows = judge([row for table in tables for row in table["comparisons"]])
+    for family in ("comparisons", "ablations"):
+        rows = judge([row for table in tables for row in table[family]])
+        for table in tables:
+            count = len(table[family])
+            table[family], rows = rows[:count], rows[count:]
     for table in tables:
-        count = len(table["comparisons"])
-        table["comparisons"], rows = rows[:count], rows[count:]
         _print(table)
     (folder / "judged.json").write_text(json.dumps(tables, indent=1), encoding="utf-8")
 
@@ -47,44 +54,53 @@ def _read(folder: Path, part: str, direction: str) -> tuple[np.ndarray, Values]:
 def _table(direction: str, pool: str, parts: dict[str, tuple[np.ndarray, Values]]) -> dict[str, Any]:
     (_, validation), (clusters, test) = parts["validation"], parts["test"]
     names = [key.split("/", 1)[1] for key in test if key.startswith(f"{pool}/")]
-    controls = [name for name in names if name.split(":")[0] not in ("joint", *ABLATIONS)]
     means = {name: validation[f"{pool}/{name}"].mean(axis=(0, 1)) for name in names}
-    best = {
-        metric: max(controls, key=lambda name: means[name][place]) for place, metric in enumerate(METRICS)
-    }
+    controls = [name for name in names if name.split(":")[0] not in ("joint", *ABLATIONS)]
+    ours = _best([name for name in names if name in JOINT], means)
+    best = _best(controls, means)
     asked = {name: test[f"{pool}/{name}"] for name in names}
-    report = compare(asked, clusters, METRICS, references=[n for n in names if n not in JOINT])
-    kept = [
-        row
-        for row in report["comparisons"]
-        if {row["first"], row["second"]} & set(JOINT) and _asked(row, best, controls)
-    ]
+    others = [name for name in names if name not in ours.values()]
+    report = compare(asked, clusters, METRICS, references=others)
+    rows = [_turned(row, ours[row["metric"]]) for row in report["comparisons"]]
+    against = {metric: (best[metric], "one-sided", "simple") for metric in METRICS}
     return {
         "direction": direction,
         "pool": pool,
+        "ours": ours,
         "best_control": best,
         "validation": {name: dict(zip(METRICS, map(float, row), strict=True)) for name, row in means.items()},
         "models": report["models"],
-        "comparisons": kept,
+        "comparisons": [row for row in rows if row and row["second"] in against[row["metric"]]],
+        "ablations": [row for row in rows if row and row["second"].split(":")[0] in ABLATIONS],
     }
 
 
-def _asked(row: dict[str, Any], best: dict[str, str], controls: list[str]) -> bool:
-    """Joint against the best control of the metric and the one-sided model: what the claims are about."""
-    other = ({row["first"], row["second"]} - set(JOINT)) or {""}
-    (name,) = other if len(other) == 1 else ("",)
-    return name in controls and name in (best[row["metric"]], "one-sided", "one-sided: preference")
+def _best(names: Sequence[str], means: dict[str, np.ndarray]) -> dict[str, str]:
+    """Of every metric the name that validation likes best."""
+    return {metric: max(names, key=lambda name: means[name][place]) for place, metric in enumerate(METRICS)}
+
+
+def _turned(row: dict[str, Any], ours: str) -> dict[str, Any] | None:
+    """A comparison with ours as its first; None when ours is not in it."""
+    if row["first"] == ours:
+        return row
+    if row["second"] != ours:
+        return None
+    ends = {"low": -row["high"], "high": -row["low"], "difference": -row["difference"]}
+    return {**row, "first": ours, "second": row["first"], **ends}
 
 
 def _print(table: dict[str, Any]) -> None:
-    print(f"\n{table['direction']}, {table['pool']}; best control on validation: {table['best_control']}")
+    print(
+        f"\n{table['direction']}, {table['pool']}; chosen on validation: {table['ours']}; controls: {table['best_control']}"
+    )
     for name, model in table["models"].items():
         cells = (
             f"{metric} {cell['value']:.4f} [{cell['low']:.4f}, {cell['high']:.4f}]"
             for metric, cell in model["metrics"].items()
         )
         print(f"  {name:28s} " + "  ".join(cells))
-    for row in table["comparisons"]:
+    for row in (*table["comparisons"], *table["ablations"]):
         print(
             f"  {row['first']} - {row['second']}, {row['metric']}: {row['difference']:+.4f} "
             f"[{row['low']:+.4f}, {row['high']:+.4f}], Holm {row['p_holm']:.4f}: {row['verdict']}"

@@ -40,10 +40,11 @@ from duality.workflows.controls import (
 from duality.workflows.mirror import Mirror
 from duality.workflows.scorers import CentredMean, ItemEncoderScorer, ModelScorer, States
 from duality.workflows.train import world_of
+from study.training import SETTINGS
 
 METRICS = ("ndcg@10", "recall@10", "recall@100", "auc")
 PARTS = ("validation", "test")
-MODELS = ("joint", "one-sided", "simple", "no-cycles", "no-users-compete")
+MODELS = tuple(SETTINGS)
 MOST_ITEMS = 8_000  # EASE inverts an array of items by items
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+from torch import Tensor
+
+from duality.model.objective import Batch, Objective
 from duality.runtime import say
+from duality.training import loop
 from duality.workflows.mirror import mirror
 from duality.workflows.recipe import load_recipe
 from duality.workflows.train import train
@@ -18,7 +23,21 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "simple": ("loss.users_compete_on=score", *(f"loss.{term}=0" for term in _ITEM_SIDE)),
     "no-cycles": ("loss.cycle_item=0", "loss.cycle_user=0"),
     "no-users-compete": ("loss.users_compete=0",),
+    "no-next-user": ("loss.next_user=0",),
+    "no-items-compete": ("loss.items_compete=0",),
+    "no-cycle-item": ("loss.cycle_item=0",),
+    "no-cycle-user": ("loss.cycle_user=0",),
+    # Gradients of the item side stop at the bank, even where the batch has the user's live state.
+    "bank-only": ("loss.live_users=false",),
+    "history-8": ("model.item_history=8",),
+    "history-32": ("model.item_history=32",),
+    "shared-encoder": ("model.shared_encoder=true",),
+    # The same network told nothing of the order in which an item's users came.
+    "shuffled": ("model.item_encoder.positions=shuffled",),
+    # Every user enters an item's history as they were just after the meeting: what a leak looks like.
+    "leaking": (),
 }
+LEAKING = "leaking"
 MIRROR = "mirror"
 
 
@@ -34,7 +53,29 @@ def train_all(data: Path, recipe: Path, folder: Path, seeds: Sequence[int], name
                 _train_mirror(data, recipe, folder, out, seed)
             else:
                 settings = [*SETTINGS[name], f"train.seed={seed}"]
-                train(data, out, load_recipe(recipe, settings))
+                with leaking() if name == LEAKING else nullcontext():
+                    train(data, out, load_recipe(recipe, settings))
+
+
+class LeakingObjective(Objective):
+    """Users enter item histories as they were just after each meeting: they hold the item to be found."""
+
+    def _user_side(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        losses = super()._user_side(batch)[1]
+        vectors = self.model.item_table[self._tensor(batch.members)]
+        after = self.model.user_states(vectors, batch.layout)
+        self.user_bank.write(batch.events, after, self.model.log_partition(after))
+        return after, losses
+
+
+@contextmanager
+def leaking() -> Iterator[None]:
+    """Models trained within see the leak; evaluation never does."""
+    loop.Objective = LeakingObjective  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        loop.Objective = Objective  # type: ignore[misc]
 
 
 def _train_mirror(data: Path, recipe: Path, folder: Path, out: Path, seed: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,7 +25,8 @@ class TransformerConfig(Config):
     num_heads: int = 2
     hidden: int = 176
     dropout: float = 0.2
-    positions: Literal["rotary", "none"] = "rotary"
+    # "shuffled" is a control: positions permuted inside each sequence, differently in every batch.
+    positions: Literal["rotary", "none", "shuffled"] = "rotary"
 
 
 class Block(nn.Module):
@@ -50,16 +52,26 @@ class Transformer(Encoder):
         super().__init__(dim)
         if dim % (2 * config.num_heads):
             raise ValueError(f"dim {dim} must be a multiple of 2 x num_heads ({2 * config.num_heads})")
-        self.rotary = config.positions == "rotary"
+        self.positions = config.positions
         self.head_dim = dim // config.num_heads
         self.input_dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(dim, config) for _ in range(config.num_blocks))
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, rows: Tensor, layout: Layout) -> Tensor:
-        positions = packed_positions(layout, rows.device)
-        turns = rotations(positions if self.rotary else torch.zeros_like(positions), self.head_dim)
+        turns = rotations(self._positions(layout, rows.device), self.head_dim)
         rows = self.input_dropout(rows)
         for block in self.blocks:
             rows = block(rows, layout, turns)
         return self.norm(rows)
+
+    def _positions(self, layout: Layout, device: torch.device) -> Tensor:
+        """int64 [P]."""
+        positions = packed_positions(layout, device)
+        if self.positions == "none":
+            return torch.zeros_like(positions)
+        if self.positions == "shuffled":
+            noise = np.random.default_rng(layout.num_rows).random(layout.num_rows)
+            sequence = np.repeat(np.arange(len(layout.lengths)), layout.lengths)
+            positions = positions[torch.from_numpy(np.lexsort((noise, sequence))).to(device)]
+        return positions

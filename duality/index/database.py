@@ -241,10 +241,6 @@ class Database:
                 raise DamageError(f"{self.path}: commit {after.seq} is damaged: {ADVICE}")
         return commits[1:]
 
-    def data_version(self) -> int:
-        """Differs from before when another connection has committed since; cheap."""
-        return self._connection.execute("PRAGMA data_version").fetchone()[0]
-
     def index_ids(self) -> None:
         """Make ids unique and findable, after a bulk load: sorting once beats 10^6 insertions.
 

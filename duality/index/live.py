@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from duality.errors import DamageError
 from duality.index.database import Commit
-from duality.index.head import Head
+from duality.index.head import Acknowledged, Head
 from duality.index.names import Names
 from duality.index.reads import RecordReads
 from duality.index.rwlock import SharedLock
@@ -63,7 +63,7 @@ class Live:
         # The newest commit, in the process that makes them all; -1 elsewhere.
         self.made = -1
         self._following = threading.RLock()
-        self._seen = -1
+        self._acknowledged, self._seen = Acknowledged(folder / f"{name}.head"), b""
         self._filters: dict[str, tuple[int, Keys]] = {}
 
     @contextmanager
@@ -81,9 +81,8 @@ class Live:
         """Bring the structure to the newest commit."""
         if self.made == self.seq and self.structure is not None:
             return
-        with self.reads_lock:
-            seen = self.reads.data_version()
-        if self.structure is not None and seen == self._seen:
+        seen = self._acknowledged.bytes()
+        if self.structure is not None and seen and seen == self._seen:
             return
         with self._following:
             with self.reads_lock, self.reads.reading():
@@ -120,6 +119,10 @@ class Live:
             self._filters.clear()
         self._filters[where] = (self.seq, keys)
         return keys
+
+    def close(self) -> None:
+        """Give back what is open."""
+        self._acknowledged.close()
 
     def adopt(self, snapshot: Snapshot) -> None:
         """Replace the structure by one that was built beside it, without keeping searches waiting."""

@@ -359,6 +359,7 @@ class Side:
         """Close; a writer leaves a fresh snapshot when the old one has fallen far behind."""
         if self._upkeep:
             self._upkeep.close()
+        self._live.close()
         with self._reads_lock:
             self._reads.close()
         if self._writer:

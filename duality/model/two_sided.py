@@ -30,6 +30,7 @@ class ModelConfig(Config):
     dim: int = 64
     user_encoder: EncoderConfig = EncoderConfig()
     item_encoder: EncoderConfig = EncoderConfig()
+    shared_encoder: bool = False  # users encode items and items users with the weights of user_encoder
     item_history: int = 128  # newest users that an item is made from; 0 takes all
 
 
@@ -48,7 +49,7 @@ class TwoSided(nn.Module):
         dim = config.dim
         self.item_table = nn.Parameter(torch.randn(num_items, dim) / math.sqrt(dim))
         self.user_encoder = make_encoder(dim, config.user_encoder)
-        self.item_encoder = make_encoder(dim, config.item_encoder)
+        self.item_encoder = None if config.shared_encoder else make_encoder(dim, config.item_encoder)
         # G starts as the centred mean of the item's users, the strongest simple control, and learns
         # what to change about it. From nothing it is behind after 300 steps (LOG.md, 2026-11-21).
         self.item_pool = nn.Linear(dim, dim, bias=False)
@@ -93,9 +94,8 @@ class TwoSided(nn.Module):
         for a user, and plays no part among the users of one item.
         """
         centred = user_states - self.population_mean
-        made = self.item_pool(running_means(centred, layout)) + self.item_head(
-            self.item_encoder(centred, layout)
-        )
+        encoder = self.user_encoder if self.item_encoder is None else self.item_encoder
+        made = self.item_pool(running_means(centred, layout)) + self.item_head(encoder(centred, layout))
         users = torch.from_numpy(np.log1p(layout.positions)).to(made)
         return torch.cat((made, self.item_level(torch.cat((made, users[:, None]), 1))), 1)
 

@@ -97,3 +97,16 @@ def test_cuda_agrees_with_cpu(encoder: Encoder) -> None:
     rows, layout = torch.randn(50, DIM), Layout(np.array([1, 1, 20, 28]))
     there = encoder.to("cuda")(rows.cuda(), layout).cpu()
     torch.testing.assert_close(encoder.to("cpu")(rows, layout), there, atol=1e-3, rtol=1e-3)
+
+
+def test_shuffled_positions_stay_in_their_sequence_and_keep_none_of_its_order() -> None:
+    shuffled = make_encoder(DIM, EncoderConfig(hidden=24, positions="shuffled")).eval()
+    layout = Layout(np.array([200, 3, 200]))
+    positions = shuffled._positions(layout, torch.device("cpu")).numpy()  # type: ignore[operator]
+    for part, length in zip(np.split(positions, layout.offsets[1:-1]), layout.lengths, strict=True):
+        assert sorted(part) == list(range(length))
+    first = positions[:200]
+    assert abs(np.corrcoef(first, np.arange(200))[0, 1]) < 0.3
+    assert not np.array_equal(first, positions[-200:])
+    rows = torch.randn(layout.num_rows, DIM)
+    assert torch.equal(shuffled(rows, layout), shuffled(rows, layout))

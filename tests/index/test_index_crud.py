@@ -271,3 +271,24 @@ for step in range(10_000):
         assert pair.items.verify() == []
         found = pair.items.search(np.ones((1, 16), np.float32) * 3, 20)[0][0]
         assert set(found) == {f"k{len(batches) - 1}-{n}" for n in range(20)}
+
+
+@pytest.mark.parametrize("headless", [False, True])
+def test_a_search_asks_sqlite_only_after_an_acknowledged_write(copied, monkeypatch, headless):
+    """Without a head file to look at, it asks every time and is right all the same."""
+    folder, _ = copied
+    with Pair.open(folder, "w") as writer, Pair.open(folder) as reader:
+        live, asked = reader.items._live, []
+        if headless:
+            live._acknowledged.close()
+        newest = type(live.reads).newest
+        monkeypatch.setattr(type(live.reads), "newest", lambda reads: asked.append(1) or newest(reads))
+        query = 100 * clustered(1, seed=5)
+        reader.items.search(query)
+        asked.clear()
+        reader.items.search(query)
+        assert bool(asked) == headless
+        writer.items.upsert(["fresh"], query)
+        asked.clear()
+        assert reader.items.search(query)[0][0, 0] == "fresh"
+        assert asked

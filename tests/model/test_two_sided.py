@@ -11,6 +11,7 @@ from model_worlds import batch, both_batches, dataset, everything, rivals, with_
 
 from duality.data.histories import first_meetings, item_histories, user_histories
 from duality.embeddings import packed_item_states, states_before_events
+from duality.encoders.base import Layout
 from duality.encoders.registry import EncoderConfig
 from duality.model.bank import StateBank
 from duality.model.objective import LossConfig, Objective
@@ -24,6 +25,20 @@ def small_model(items: int = 10) -> TwoSided:
     model = TwoSided(items, ModelConfig(dim=16, user_encoder=SHAPE, item_encoder=SHAPE))
     model.population_mean.normal_()
     return model
+
+
+def test_a_shared_encoder_is_one_set_of_weights_that_both_sides_train() -> None:
+    torch.manual_seed(0)
+    shape = ModelConfig(dim=16, user_encoder=SHAPE, item_encoder=SHAPE, shared_encoder=True)
+    shared, apart = TwoSided(10, shape), small_model()
+    names = {name.split(".")[0] for name, _ in shared.named_parameters()}
+    assert names == {name.split(".")[0] for name, _ in apart.named_parameters()} - {"item_encoder"}
+    layout = Layout(np.array([4]))
+    with torch.no_grad():
+        shared.item_head.weight.copy_(torch.eye(16))
+    shared.item_states(torch.randn(4, 16), layout)[:, :-1].sum().backward()
+    grads = [parameter.grad for parameter in shared.user_encoder.parameters()]
+    assert all(grad is not None and bool(grad.abs().sum() > 0) for grad in grads[:2])
 
 
 def objective(model: TwoSided, world: object, **weights: float) -> Objective:
