@@ -3,12 +3,13 @@
     python benchmarks/study.py train   --data D --recipe R --folder F [--seeds 0,1,2] [--only joint,one-sided]
     python benchmarks/study.py measure --data D --folder F [--seeds 0,1,2] [--queries N]
     python benchmarks/study.py judge   --folder F
+    python benchmarks/study.py cold    --data D --recipe R --folder F [--seeds 0,1,2]
 
 `train` writes F/models/NAME-SEED and leaves out what is there; it can be stopped and started again. `measure`
 asks validation and test of every model and control and writes per-query values. `judge` takes the control
 that validation likes best for every direction, pool and metric, and compares it, the one-sided model and all
 others with the joint model on the test part: paired intervals, Holm over everything. Nothing is chosen on
-the test part.
+the test part. `cold` does all three for items that were taken out of training.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from study import judging, measuring, training
+from study import cold, judging, measuring, training
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("step", choices=("train", "measure", "judge"))
+    parser.add_argument("step", choices=("train", "measure", "judge", "cold"))
     parser.add_argument("--data", type=Path)
     parser.add_argument("--recipe", type=Path)
     parser.add_argument("--folder", type=Path, required=True)
@@ -39,8 +40,12 @@ def main() -> None:
         training.train_all(given.data, given.recipe, given.folder, seeds, given.only.split(","))
     elif given.step == "measure":
         measuring.measure_all(given.data, given.folder, seeds, given.queries)
-    else:
+    elif given.step == "judge":
         judging.judge_all(given.folder)
+    else:
+        cold.train_cold(given.data, given.recipe, given.folder, seeds)
+        cold.measure_cold(given.data, given.folder, seeds)
+        cold.judge_cold(given.folder)
 
 
 if __name__ == "__main__":

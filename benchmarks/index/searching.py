@@ -94,10 +94,10 @@ def _times(
     many = each(data.queries[:_BATCH])
     singles = [each(data.queries[row : row + 1]) for row in range(_SINGLES)]
     one = {name: _all_of([calls[name] for calls in singles]) for name in many}
-    one_times = interleaved(one, turns(one["ours"], budget / 6, most=201))
+    one_times = interleaved(one, turns(one["ours"], budget / 12, most=101), before=1)
     return (
         {name: value / _SINGLES for name, value in one_times.items()},
-        interleaved(many, turns(many["ours"], budget / 6)),
+        interleaved(many, turns(many["ours"], budget / 12), before=1),
     )
 
 

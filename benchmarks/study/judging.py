@@ -18,6 +18,8 @@ from study.measuring import METRICS
 from study.training import SETTINGS
 
 JOINT = ("joint", "joint: preference", "joint: item encoder")
+# Controls to which popularity and activity of our kind were added: compared with, but no control by themselves.
+OURS_ADDED = ("one-sided", "simple")
 ABLATIONS = tuple(name for name in SETTINGS if name not in ("joint", "one-sided", "simple"))
 Values = dict[str, np.ndarray]  # by scorer: float [S, Q, M]
 
@@ -55,14 +57,15 @@ def _table(direction: str, pool: str, parts: dict[str, tuple[np.ndarray, Values]
     (_, validation), (clusters, test) = parts["validation"], parts["test"]
     names = [key.split("/", 1)[1] for key in test if key.startswith(f"{pool}/")]
     means = {name: validation[f"{pool}/{name}"].mean(axis=(0, 1)) for name in names}
-    controls = [name for name in names if name.split(":")[0] not in ("joint", *ABLATIONS)]
+    others = ("joint", *ABLATIONS)
+    controls = [name for name in names if name.split(":")[0] not in others and name not in OURS_ADDED]
     ours = _best([name for name in names if name in JOINT], means)
     best = _best(controls, means)
     asked = {name: test[f"{pool}/{name}"] for name in names}
-    others = [name for name in names if name not in ours.values()]
-    report = compare(asked, clusters, METRICS, references=others)
+    report = compare(asked, clusters, METRICS, references=[n for n in names if n not in ours.values()])
     rows = [_turned(row, ours[row["metric"]]) for row in report["comparisons"]]
-    against = {metric: (best[metric], "one-sided", "simple") for metric in METRICS}
+    plain = [f"{name}: preference" for name in OURS_ADDED]
+    against = {metric: (best[metric], *plain, *OURS_ADDED) for metric in METRICS}
     return {
         "direction": direction,
         "pool": pool,

@@ -44,7 +44,7 @@ def continued(encoder: Encoder, rows: Tensor, layout: Layout) -> Continued:
         rows: float [P, D], packed input of the prefixes.
         layout: where each prefix lies; none is empty.
     """
-    if isinstance(encoder, Transformer):
+    if isinstance(encoder, Transformer) and encoder.positions != "shuffled":
         return Cached(encoder, rows, layout)
     return Recomputed(encoder, rows, layout)
 
@@ -82,7 +82,8 @@ class Cached:
 
     def _turns(self, positions: Tensor) -> Tensor:
         return rotations(
-            positions if self.encoder.rotary else torch.zeros_like(positions), self.encoder.head_dim
+            torch.zeros_like(positions) if self.encoder.positions == "none" else positions,
+            self.encoder.head_dim,
         )
 
     def extend(self, rows: Tensor) -> Tensor:

@@ -11,7 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-CHUNK = 1024  # rows whose scores are held at once: 1,024 x 3,500 float32 fit a 32 MB cache
+# Scores held at once: 4 MB, which the caches of a core hold, on a processor; a GPU wants large products. Fewer
+# rows than LEAST at a time would write the candidates' gradients too often.
+SCORES = {"cpu": 1 << 20, "cuda": 1 << 26}
+LEAST = 256
 
 
 class _Softmax(torch.autograd.Function):
@@ -24,27 +27,30 @@ class _Softmax(torch.autograd.Function):
         positives: Tensor,
         candidates: Tensor,
         columns: Tensor,
-        offset: float | Tensor,
+        offset: Tensor,
     ) -> tuple[Tensor, Tensor]:
         loss, log_partition = queries.new_zeros(()), queries.new_empty(queries.shape[0])
         grad_queries, grad_positives = torch.empty_like(queries), torch.empty_like(positives)
         grad_candidates = torch.zeros_like(candidates)
-        for start in range(0, queries.shape[0], CHUNK):
-            part = slice(start, start + CHUNK)
+        rows = max(LEAST, SCORES.get(queries.device.type, 1 << 20) // max(len(candidates), 1))
+        room = queries.new_empty(min(rows, len(queries)), len(candidates))
+        for start in range(0, queries.shape[0], rows):
+            part = slice(start, start + rows)
             query, positive, column = queries[part], positives[part], columns[part]
-            scores = query @ candidates.T
-            scores += offset
+            scores = torch.addmm(offset, query, candidates.T, out=room[: len(query)])
             own_row = torch.nonzero(column >= 0).squeeze(1)
             scores[own_row, column[own_row]] = -torch.inf
             own = (query * positive).sum(1)
-            total = torch.logaddexp(scores.logsumexp(1), own)
-            log_partition[part] = total
-            loss += (total - own).sum()
-            weights = scores.sub_(total[:, None]).exp_()
-            pull = (own - total).exp_() - 1
-            grad_queries[part] = torch.addmm(pull[:, None] * positive, weights, candidates)
+            # One pass of exp serves the partition and the gradients, which are divided by it afterwards.
+            highest = torch.maximum(scores.amax(1), own)
+            weights, weight = scores.sub_(highest[:, None]).exp_(), (own - highest).exp_()
+            partition = weights.sum(1) + weight
+            log_partition[part] = partition.log() + highest
+            loss += (log_partition[part] - own).sum()
+            pull, share = weight / partition - 1, 1 / partition[:, None]
+            grad_queries[part] = torch.addcmul(pull[:, None] * positive, weights @ candidates, share)
             grad_positives[part] = pull[:, None] * query
-            grad_candidates.addmm_(weights.T, query)
+            grad_candidates.addmm_(weights.T, query * share)
         count = queries.shape[0]
         ctx.save_for_backward(grad_queries / count, grad_positives / count, grad_candidates / count)
         ctx.mark_non_differentiable(log_partition)
@@ -77,7 +83,8 @@ def softmax_loss(
 
     Source: the positive that is not importance-weighted: Khrylchenko et al. 2025, arXiv 2507.09331.
     """
-    return _Softmax.apply(queries, positives, candidates, columns, offset)
+    added = torch.as_tensor(offset, dtype=queries.dtype, device=queries.device)
+    return _Softmax.apply(queries, positives, candidates, columns, added.expand(len(candidates)))
 
 
 def masked_softmax_loss(scores: Tensor, forbidden: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_worlds import both_batches, dataset, rivals
 
-from duality.model.losses import CHUNK, cycle_loss, masked_softmax_loss, softmax_loss
+from duality.model.losses import LEAST, SCORES, cycle_loss, masked_softmax_loss, softmax_loss
 from duality.model.objective import forbidden_users, met_owner_by_member
 from duality.model.rivals import REACH, Rivals
 
@@ -26,10 +26,13 @@ def brute_softmax(
     return torch.stack(losses).mean(), torch.stack(totals)
 
 
-@pytest.mark.parametrize("rows", [5, CHUNK + 3])
-def test_softmax_loss_and_gradients_match_brute_force(rows: int) -> None:
+@pytest.mark.parametrize(("rows", "size"), [(5, 1.0), (2 * LEAST + 3, 1.0), (40, 60.0)])
+def test_softmax_loss_and_gradients_match_brute_force(
+    rows: int, size: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SCORES, "cpu", 1)
     torch.manual_seed(0)
-    tensors = [torch.randn(n, 4, dtype=torch.float64, requires_grad=True) for n in (rows, rows, 7)]
+    tensors = [(size * torch.randn(n, 4, dtype=torch.float64)).requires_grad_() for n in (rows, rows, 7)]
     columns = torch.randint(-1, 7, (rows,))
     loss, total = softmax_loss(*tensors, columns, offset=0.3)
     brute, brute_total = brute_softmax(*tensors, columns, 0.3)

@@ -1,0 +1,118 @@
+"""Items that training never saw, known by their first users: G beside pools of the same and of a one-sided model.
+
+F/cold/models/NAME-SEED is trained under the split `cold-item`; F/cold/SEED.npz has what was measured with 5 users per
+query, F/cold/SEED.json the means for 1, 3, 5 and 10.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from duality.data.dataset import Dataset
+from duality.data.splits import split_named
+from duality.evaluation.comparison import compare, judge
+from duality.evaluation.queries import DIRECTIONS
+from duality.model.folder import ModelFolder
+from duality.runtime import num_threads, say
+from duality.workflows.cold import HEADLINE, evaluate_cold
+from duality.workflows.recipe import load_recipe
+from duality.workflows.train import train, world_of
+from study.training import SETTINGS
+
+SPLIT = "cold-item"
+ASKED = {"user-to-item": ("recall@50", "recall@10", "auc"), "item-to-user": ("auc", "recall@50", "ndcg@10")}
+NAMES = ("joint", "one-sided")
+
+
+def train_cold(data: Path, recipe: Path, folder: Path, seeds: Sequence[int]) -> None:
+    """Train what is missing."""
+    for seed in seeds:
+        for name in NAMES:
+            out = folder / "cold" / "models" / f"{name}-{seed}"
+            if not (out / "config.json").exists():
+                say(f"training without the cold items: {out.name}")
+                settings = [*SETTINGS[name], f"train.seed={seed}", f"split.name={SPLIT}"]
+                train(data, out, load_recipe(recipe, settings))
+
+
+def measure_cold(data: Path, folder: Path, seeds: Sequence[int]) -> None:
+    """Measure what is missing."""
+    torch.set_num_threads(num_threads())
+    dataset = Dataset.open(data)
+    split = split_named(dataset, SPLIT)
+    world = world_of(dataset, split, "test")
+    for seed in seeds:
+        out = folder / "cold" / f"{seed}.npz"
+        if out.exists():
+            continue
+        values: dict[str, np.ndarray] = {}
+        means: dict[str, Any] = {}
+        for name in NAMES:
+            model = ModelFolder.open(folder / "cold" / "models" / f"{name}-{seed}")
+            for direction in DIRECTIONS:
+                part, (found, _, _) = evaluate_cold(
+                    model, dataset, split, world, direction, baselines=True, ks=(10, 50)
+                )
+                values[f"{direction}/cluster"] = found.clusters
+                for place, pool in enumerate(found.pools):
+                    for scorer in found.ranks:
+                        key = f"{direction}/{pool.name}/{_called(name, scorer)}"
+                        columns = [found.names.index(metric) for metric in ASKED[direction]]
+                        values[key] = found.values(scorer, place)[:, columns].astype(np.float32)
+                means[f"{direction}/{name}"] = part["by_events"]
+        np.savez_compressed(out, **values)
+        out.with_suffix(".json").write_text(json.dumps(means, indent=1), encoding="utf-8")
+
+
+def _called(model: str, scorer: str) -> str:
+    """G of the joint model, pools of either; what needs no model has its own name."""
+    if scorer == "duality":
+        return f"{model}: G"
+    return f"{model}: {scorer}" if scorer in ("centred_mean", "log_odds") else scorer
+
+
+def judge_cold(folder: Path) -> None:
+    """Print G of the joint model beside everything else, with paired differences."""
+    archives = [dict(np.load(path)) for path in sorted((folder / "cold").glob("*.npz"))]
+    tables = []
+    for direction in DIRECTIONS:
+        pools = sorted({key.split("/")[1] for key in archives[0] if key.startswith(direction)} - {"cluster"})
+        tables += [_table(direction, pool, archives) for pool in pools]
+    rows = judge([row for table in tables for row in table["comparisons"]])
+    for table in tables:
+        count = len(table["comparisons"])
+        table["comparisons"], rows = rows[:count], rows[count:]
+        _print(table)
+    (folder / "cold" / "judged.json").write_text(json.dumps(tables, indent=1), encoding="utf-8")
+
+
+def _table(direction: str, pool: str, archives: list[dict[str, np.ndarray]]) -> dict[str, Any]:
+    prefix = f"{direction}/{pool}/"
+    names = [key.removeprefix(prefix) for key in archives[0] if key.startswith(prefix)]
+    # An item without a training event has no trained vector: the one-sided model has nothing to say.
+    names = [name for name in names if name != "one-sided: G"]
+    values = {name: np.stack([archive[prefix + name] for archive in archives]) for name in names}
+    clusters = archives[0][f"{direction}/cluster"]
+    report = compare(values, clusters, ASKED[direction], references=[n for n in names if n != "joint: G"])
+    return {"direction": direction, "pool": pool, "given": HEADLINE, **report}
+
+
+def _print(table: dict[str, Any]) -> None:
+    print(f"\n{table['direction']}, {table['pool']}, items of {table['given']} users")
+    for name, model in table["models"].items():
+        cells = (
+            f"{metric} {cell['value']:.4f} [{cell['low']:.4f}, {cell['high']:.4f}]"
+            for metric, cell in model["metrics"].items()
+        )
+        print(f"  {name:26s} " + "  ".join(cells))
+    for row in table["comparisons"]:
+        print(
+            f"  {row['first']} - {row['second']}, {row['metric']}: {row['difference']:+.4f} "
+            f"[{row['low']:+.4f}, {row['high']:+.4f}], Holm {row['p_holm']:.4f}: {row['verdict']}"
+        )
