@@ -20,7 +20,11 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "joint": (),
     "one-sided": ("loss.users_compete=0", *(f"loss.{term}=0" for term in _ITEM_SIDE)),
     # The simplest form of duality: users compete for the item on the bare score, no item encoder.
-    "simple": ("loss.users_compete_on=score", *(f"loss.{term}=0" for term in _ITEM_SIDE)),
+    "simple": (
+        "loss.users_compete=0.5",
+        "loss.users_compete_on=score",
+        *(f"loss.{term}=0" for term in _ITEM_SIDE),
+    ),
     "no-cycles": ("loss.cycle_item=0", "loss.cycle_user=0"),
     "no-users-compete": ("loss.users_compete=0",),
     "no-next-user": ("loss.next_user=0",),
