@@ -48,6 +48,8 @@ class TwoSided(nn.Module):
         self.config = config
         dim = config.dim
         self.item_table = nn.Parameter(torch.randn(num_items, dim) / math.sqrt(dim))
+        # Rows that training knew of; `grow` adds others, and they do not compete in log Z.
+        self.fitted = num_items
         self.user_encoder = make_encoder(dim, config.user_encoder)
         self.item_encoder = None if config.shared_encoder else make_encoder(dim, config.item_encoder)
         # G starts as the centred mean of the item's users, the strongest simple control, and learns
@@ -106,7 +108,15 @@ class TwoSided(nn.Module):
         across users. No gradient.
         """
         with torch.no_grad():
-            return torch.cat([(part @ self.item_table.T).logsumexp(1) for part in states.split(block)])
+            table = self.item_table[: self.fitted]
+            return torch.cat([(part @ table.T).logsumexp(1) for part in states.split(block)])
+
+    def grow(self, num_items: int) -> None:
+        """Make room for items that came after training: each starts as the item without users."""
+        more = num_items - len(self.item_table)
+        empty = self.empty_item.detach()[: self.dim].expand(more, -1)
+        self.item_table = nn.Parameter(torch.cat((self.item_table.detach(), empty)))
+        self.trained = torch.cat((self.trained, self.trained.new_zeros(more)))
 
 
 def running_means(rows: Tensor, layout: Layout) -> Tensor:

@@ -15,6 +15,7 @@ from duality.errors import InputError
 from duality.index import stores
 from duality.index.spec import load_spec
 from duality.model.folder import ModelFolder
+from duality.model.two_sided import TwoSided
 from duality.runtime import num_threads, say
 from duality.workflows.train import dataset_of
 
@@ -23,7 +24,8 @@ def embed(model: Path, out: Path, data: Path | None = None) -> dict[str, Any]:
     """Write `users.parquet` and `items.parquet` under `out`: `users`, `items`, `dim` (stored form)."""
     torch.set_num_threads(num_threads())
     folder = ModelFolder.open(model)
-    users, items, _ = embed_both(folder.load(), dataset_of(folder, data))
+    dataset = dataset_of(folder, data)
+    users, items, _ = embed_both(model_for(folder, dataset), dataset)
     write_embeddings(users, out / "users.parquet", folder.fingerprint)
     write_embeddings(items, out / "items.parquet", folder.fingerprint)
     return {"users": len(users), "items": len(items), "dim": folder.config["dim"] + STORED_EXTRA}
@@ -58,8 +60,7 @@ def build_index(
     options = load_spec(spec)
     folder = ModelFolder.open(model)
     dataset = dataset_of(folder, data)
-    check_items(folder, dataset)
-    users, items, levels = embed_both(folder.load(), dataset)
+    users, items, levels = embed_both(model_for(folder, dataset), dataset)
     extra = {
         "model": {"path": os.path.relpath(folder.path, out), "fingerprint": folder.fingerprint},
         "levels": [round(float(value), 6) for value in levels],
@@ -73,13 +74,19 @@ def build_index(
     return document
 
 
-def check_items(folder: ModelFolder, dataset: Dataset) -> None:
-    """Raise InputError unless the dataset's item rows are the rows of the model's table."""
+def model_for(folder: ModelFolder, dataset: Dataset) -> TwoSided:
+    """The model of a folder with a row for every item of a dataset; later ones are known by their users alone.
+
+    Raises:
+        InputError: the dataset's items do not begin with those of the model.
+    """
+    model, known = folder.load(), len(folder.item_ids)
     same = folder.config["data"]["fingerprint"] == dataset.fingerprint
-    if not same and list(folder.item_ids.ids(range(len(folder.item_ids)))) != list(
-        dataset.item_ids.ids(range(dataset.num_items))
-    ):
+    first = range(min(known, dataset.num_items))
+    if not same and list(folder.item_ids.ids(range(known))) != list(dataset.item_ids.ids(first)):
         raise InputError(
             f"{dataset.path} has other items than the model {folder.path} was trained on: "
             "train on this dataset, or pass the one the model knows with --data"
         )
+    model.grow(dataset.num_items)
+    return model

@@ -53,13 +53,13 @@ def market_of_model(model: Path, data: Path | None, direction: str) -> Market:
     from duality.embeddings import item_vectors, stored_item_vectors, stored_users, user_states
     from duality.model.folder import ModelFolder
     from duality.runtime import num_threads
-    from duality.workflows.build import check_items
+    from duality.workflows.build import model_for
     from duality.workflows.train import dataset_of
 
     torch.set_num_threads(num_threads())
     folder = ModelFolder.open(model)
-    dataset, network = dataset_of(folder, data), folder.load()
-    check_items(folder, dataset)
+    dataset = dataset_of(folder, data)
+    network = model_for(folder, dataset)
     name = folder.config["split"]["name"]
     division = split_named(dataset, name)
     visible = division.visible("test")

@@ -18,8 +18,9 @@ from duality.errors import InputError
 from duality.evaluation.horizon import Futures, compare, futures, last_new_items
 from duality.model.decoding import METHODS, Decoding, continuations
 from duality.model.folder import ModelFolder
+from duality.model.two_sided import TwoSided
 from duality.runtime import num_threads
-from duality.workflows.build import check_items
+from duality.workflows.build import model_for
 from duality.workflows.train import dataset_of
 
 TEMPORAL = {
@@ -56,7 +57,7 @@ def horizon(
     options = options or Decoding()
     folder = ModelFolder.open(model)
     dataset = dataset_of(folder, data)
-    check_items(folder, dataset)
+    network = model_for(folder, dataset)
     name = folder.config["split"]["name"]
     visible, words = _visible(dataset, name, split, options.last)
     found = futures(
@@ -66,7 +67,7 @@ def horizon(
         (dataset.num_users, dataset.num_items),
         options.last,
     )
-    lists = _continued(folder, dataset, visible, found, options)
+    lists = _continued(network, dataset, visible, found, options)
     return {
         "protocol": _described(name, words, found),
         "options": {"beam": options.beam, "samples": options.samples, "temperature": options.temperature}
@@ -99,12 +100,11 @@ def before_cut(dataset: Dataset, division: Split, part: str) -> np.ndarray:
 
 
 def _continued(
-    folder: ModelFolder, dataset: Dataset, visible: np.ndarray, found: Futures, options: Decoding
+    model: TwoSided, dataset: Dataset, visible: np.ndarray, found: Futures, options: Decoding
 ) -> dict[str, dict[int, np.ndarray]]:
     """Lists of every method and horizon; -1 for users whose true future is shorter than it."""
     if not len(found.user):
         raise InputError("nobody has events on both sides of the cut: there is nothing to predict")
-    model = folder.load()
     vectors, bias, _ = item_vectors(model, dataset, visible)
     histories, items = user_histories(dataset, visible), np.asarray(dataset.event_item)
     lists = {m: {h: np.full((len(found.user), h), -1) for h in options.steps} for m in METHODS}

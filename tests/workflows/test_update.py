@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import signal
@@ -112,13 +113,8 @@ def from_scratch(root: Path, untouched: dict[str, np.ndarray]) -> dict[str, dict
     with duality.Index.open(root / "indexes/default") as index:
         model, levels = index.model, np.array(index.pair.manifest["extra"]["levels"], np.float32)
     data = Dataset.open(root / "datasets/default")
-    known, more = len(model.item_table), data.num_items - len(model.item_table)
-    wide = TwoSided(data.num_items, model.config).eval()
-    empty = model.empty_item.detach()[: model.dim].repeat(more, 1)
-    weights = {**model.state_dict(), "item_table": torch.cat((model.item_table.detach(), empty))}
-    weights["trained"] = torch.cat((model.trained, torch.zeros(more, dtype=torch.bool)))
-    wide.load_state_dict(weights)
-    assert known + more == data.num_items
+    wide = copy.deepcopy(model)
+    wide.grow(data.num_items)
     visible = np.ones(data.num_events, bool)
     histories = item_histories(data, visible)
     after = packed_item_states(wide, histories, states_before_events(wide, data, visible))
@@ -234,6 +230,21 @@ def test_two_updates_in_either_order_or_one_give_the_same(before: Path, tmp_path
         for identifier, vector in found["once"][side].items():
             for name in ("ab", "ba"):
                 np.testing.assert_allclose(found[name][side][identifier], vector, atol=2e-5)
+
+
+def test_a_build_after_an_update_holds_the_new_items(world: Path) -> None:
+    update(world, NEW)
+    updated = stored(world)
+    dataset = Dataset.open(world / "datasets/default")
+    document = duality.build_index(world / "models/default", world / "indexes/default", data=dataset.path)
+    built = stored(world)
+    assert document["items"] == dataset.num_items > len(ModelFolder.open(world / "models/default").item_ids)
+    assert built["items"].keys() == updated["items"].keys()
+    # The update keeps the levels of the build before; the last two values hold them.
+    for side in ("users", "items"):
+        touched = TOUCHED[side]
+        same = [np.allclose(built[side][id][:-2], updated[side][id][:-2], atol=1e-4) for id in touched]
+        assert all(same) if side == "items" else sum(same) >= len(same) // 2
 
 
 def test_late_events_take_their_place_in_time(world: Path) -> None:
