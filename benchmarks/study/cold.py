@@ -16,13 +16,14 @@ import torch
 
 from duality.data.dataset import Dataset
 from duality.data.splits import split_named
-from duality.evaluation.comparison import compare, judge
+from duality.evaluation.comparison import compare
 from duality.evaluation.queries import DIRECTIONS
 from duality.model.folder import ModelFolder
 from duality.runtime import num_threads, say
 from duality.workflows.cold import HEADLINE, evaluate_cold
 from duality.workflows.recipe import load_recipe
 from duality.workflows.train import train, world_of
+from study.printing import judged_together, print_table
 from study.training import SETTINGS
 
 SPLIT = "cold-item"
@@ -84,11 +85,10 @@ def judge_cold(folder: Path) -> None:
     for direction in DIRECTIONS:
         pools = sorted({key.split("/")[1] for key in archives[0] if key.startswith(direction)} - {"cluster"})
         tables += [_table(direction, pool, archives) for pool in pools]
-    rows = judge([row for table in tables for row in table["comparisons"]])
+    judged_together(tables)
     for table in tables:
-        count = len(table["comparisons"])
-        table["comparisons"], rows = rows[:count], rows[count:]
-        _print(table)
+        title = f"{table['direction']}, {table['pool']}, items of {table['given']} users"
+        print_table(title, table["models"], table["comparisons"])
     (folder / "cold" / "judged.json").write_text(json.dumps(tables, indent=1), encoding="utf-8")
 
 
@@ -101,18 +101,3 @@ def _table(direction: str, pool: str, archives: list[dict[str, np.ndarray]]) -> 
     clusters = archives[0][f"{direction}/cluster"]
     report = compare(values, clusters, ASKED[direction], references=[n for n in names if n != "joint: G"])
     return {"direction": direction, "pool": pool, "given": HEADLINE, **report}
-
-
-def _print(table: dict[str, Any]) -> None:
-    print(f"\n{table['direction']}, {table['pool']}, items of {table['given']} users")
-    for name, model in table["models"].items():
-        cells = (
-            f"{metric} {cell['value']:.4f} [{cell['low']:.4f}, {cell['high']:.4f}]"
-            for metric, cell in model["metrics"].items()
-        )
-        print(f"  {name:26s} " + "  ".join(cells))
-    for row in table["comparisons"]:
-        print(
-            f"  {row['first']} - {row['second']}, {row['metric']}: {row['difference']:+.4f} "
-            f"[{row['low']:+.4f}, {row['high']:+.4f}], Holm {row['p_holm']:.4f}: {row['verdict']}"
-        )

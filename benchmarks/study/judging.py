@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from duality.evaluation.comparison import compare, judge
+from duality.evaluation.comparison import compare
 from study.measuring import METRICS
+from study.printing import judged_together, print_table
 from study.training import SETTINGS
 
 JOINT = ("joint", "joint: preference", "joint: item encoder")
@@ -32,12 +33,11 @@ def judge_all(folder: Path) -> None:
         pools = sorted({key.split("/")[0] for key in parts["test"][1]})
         tables += [_table(direction, pool, parts) for pool in pools]
     for family in ("comparisons", "ablations"):
-        rows = judge([row for table in tables for row in table[family]])
-        for table in tables:
-            count = len(table[family])
-            table[family], rows = rows[:count], rows[count:]
+        judged_together(tables, family)
     for table in tables:
-        _print(table)
+        chosen = f"chosen on validation: {table['ours']}; controls: {table['best_control']}"
+        title = f"{table['direction']}, {table['pool']}; {chosen}"
+        print_table(title, table["models"], [*table["comparisons"], *table["ablations"]])
     (folder / "judged.json").write_text(json.dumps(tables, indent=1), encoding="utf-8")
 
 
@@ -91,20 +91,3 @@ def _turned(row: dict[str, Any], ours: str) -> dict[str, Any] | None:
         return None
     ends = {"low": -row["high"], "high": -row["low"], "difference": -row["difference"]}
     return {**row, "first": ours, "second": row["first"], **ends}
-
-
-def _print(table: dict[str, Any]) -> None:
-    print(
-        f"\n{table['direction']}, {table['pool']}; chosen on validation: {table['ours']}; controls: {table['best_control']}"
-    )
-    for name, model in table["models"].items():
-        cells = (
-            f"{metric} {cell['value']:.4f} [{cell['low']:.4f}, {cell['high']:.4f}]"
-            for metric, cell in model["metrics"].items()
-        )
-        print(f"  {name:28s} " + "  ".join(cells))
-    for row in (*table["comparisons"], *table["ablations"]):
-        print(
-            f"  {row['first']} - {row['second']}, {row['metric']}: {row['difference']:+.4f} "
-            f"[{row['low']:+.4f}, {row['high']:+.4f}], Holm {row['p_holm']:.4f}: {row['verdict']}"
-        )

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from duality.evaluation.comparison import compare, judge
+from duality.evaluation.comparison import compare
 from study.measuring import METRICS
+from study.printing import judged_together, print_table
 
 UPDATED = ("daily updates", "hourly updates")
 OTHERS = ("frozen", "daily retraining")
@@ -19,11 +20,10 @@ def judge_all(folder: Path) -> None:
     """Print every table of F/values, and write F/judged.json; seeds are averaged per query."""
     archives = [dict(np.load(path)) for path in sorted((folder / "values").glob("*.npz"))]
     tables = [table for name in _pools(archives[0]) for table in _tables(name, archives)]
-    rows = judge([row for table in tables for row in table["comparisons"]])
+    judged_together(tables)
     for table in tables:
-        count = len(table["comparisons"])
-        table["comparisons"], rows = rows[:count], rows[count:]
-        _print(table)
+        title = f"{table['pool']}, {table['queries']}: {table['number']:,} queries"
+        print_table(title, table["models"], table["comparisons"])
     costs = [json.loads(path.read_text()) for path in sorted((folder / "values").glob("*.json"))]
     for number, cost in enumerate(costs):
         print(f"seed {number}: seconds {cost}")
@@ -50,18 +50,3 @@ def _tables(name: str, archives: list[dict[str, np.ndarray]]) -> list[dict[str, 
         )
         tables.append({"pool": name, "queries": label, "number": int(kept.sum()), **report})
     return tables
-
-
-def _print(table: dict[str, Any]) -> None:
-    print(f"\n{table['pool']}, {table['queries']}: {table['number']:,} queries")
-    for name, model in table["models"].items():
-        cells = (
-            f"{metric} {cell['value']:.4f} [{cell['low']:.4f}, {cell['high']:.4f}]"
-            for metric, cell in model["metrics"].items()
-        )
-        print(f"  {name:18s} " + "  ".join(cells))
-    for row in table["comparisons"]:
-        print(
-            f"  {row['first']} - {row['second']}, {row['metric']}: {row['difference']:+.4f} "
-            f"[{row['low']:+.4f}, {row['high']:+.4f}], Holm {row['p_holm']:.4f}: {row['verdict']}"
-        )
