@@ -50,7 +50,8 @@ class _Softmax(torch.autograd.Function):
             pull, share = weight / partition - 1, 1 / partition[:, None]
             grad_queries[part] = torch.addcmul(pull[:, None] * positive, weights @ candidates, share)
             grad_positives[part] = pull[:, None] * query
-            grad_candidates.addmm_(weights.T, query * share)
+            if ctx.needs_input_grad[2]:
+                grad_candidates.addmm_(weights.T, query * share)
         count = queries.shape[0]
         ctx.save_for_backward(grad_queries / count, grad_positives / count, grad_candidates / count)
         ctx.mark_non_differentiable(log_partition)
