@@ -63,7 +63,10 @@ class Live:
         # The newest commit, in the process that makes them all; -1 elsewhere.
         self.made = -1
         self._following = threading.RLock()
-        self._acknowledged, self._seen = Acknowledged(folder / f"{name}.head"), b""
+        self._acknowledged = Acknowledged(folder / f"{name}.head")
+        # How often records were read; then a search must not be older than what they showed.
+        self.looked = 0
+        self._seen = b"", -1
         self._filters: dict[str, tuple[int, Keys]] = {}
 
     @contextmanager
@@ -81,8 +84,9 @@ class Live:
         """Bring the structure to the newest commit."""
         if self.made == self.seq and self.structure is not None:
             return
-        seen = self._acknowledged.bytes()
-        if self.structure is not None and seen and seen == self._seen:
+        # Records show a commit a moment before it is acknowledged: after a look at them only SQLite can tell.
+        seen = self._acknowledged.bytes(), self.looked
+        if self.structure is not None and seen[0] and seen == self._seen:
             return
         with self._following:
             with self.reads_lock, self.reads.reading():
@@ -111,6 +115,7 @@ class Live:
             return cached[1]
         with self.reads_lock, self.reads.reading():
             if self.reads.newest() != self.seq:
+                self.looked += 1
                 return None
             keys = self.reads.keys_where(where)
         # Read-only: what a structure derives from the array is then good for the next search too.

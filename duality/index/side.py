@@ -367,8 +367,12 @@ class Side:
 
     @contextmanager
     def _reading(self) -> Iterator[RecordReads]:
-        with self._reads_lock, self._reads.reading():
-            yield self._reads
+        with self._reads_lock:
+            try:
+                with self._reads.reading():
+                    yield self._reads
+            finally:
+                self._live.looked += 1
 
     def _excluded(self, exclude: Sequence[Sequence[str]]) -> Sequence[NDArray[np.int64]]:
         with self._reading() as reads:

@@ -292,3 +292,18 @@ def test_a_search_asks_sqlite_only_after_an_acknowledged_write(copied, monkeypat
         asked.clear()
         assert reader.items.search(query)[0][0, 0] == "fresh"
         assert asked
+
+
+def test_a_search_is_never_older_than_a_listing_nor_waits_for_an_acknowledgement(copied, monkeypatch):
+    """A writer died between its commit and the head: records show it, and so must searches."""
+    folder, _ = copied
+    with Pair.open(folder, "w") as writer, Pair.open(folder) as reader:
+        query = 100 * clustered(1, seed=5)
+        reader.items.search(query)
+        with monkeypatch.context() as patched:
+            patched.setattr("duality.index.writer.write_head", lambda path, head: None)
+            writer.items.upsert(["first"], query)
+            assert reader.items.get(["first"])[0]
+            assert reader.items.search(query)[0][0, 0] == "first"
+            writer.items.upsert(["second"], 2 * query)
+            assert reader.items.search(query, where="id = 'second'")[0][0, 0] == "second"
