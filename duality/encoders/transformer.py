@@ -25,7 +25,7 @@ class TransformerConfig(Config):
     num_heads: int = 2
     hidden: int = 176
     dropout: float = 0.2
-    # "shuffled" is a control: positions permuted inside each sequence, differently in every batch.
+    # "shuffled" is a control: positions permuted inside each sequence, by the number of rows of the batch.
     positions: Literal["rotary", "none", "shuffled"] = "rotary"
 
 

@@ -2,8 +2,8 @@
 
 Same numbers as `duality.embeddings` gives for the whole dataset: a user is encoded over their whole
 history, an item that training never saw from the users of its newest window, each as they were strictly
-before the meeting. An item that came after training is not in the model's table; in the histories of
-those users it enters as the item without users, because what it is made of is what is being computed.
+before the meeting. An item that came after training has a row that `TwoSided.grow` gave it: in the
+histories of those users it enters as the item without users, because what it is made of is what is being computed.
 
 Shapes: A asked states, N items or users, D dimensions.
 """
@@ -59,8 +59,7 @@ def mixed_vectors(model: TwoSided, dataset: Dataset, items: np.ndarray, levels: 
 
 def trained_items(model: TwoSided, items: np.ndarray) -> np.ndarray:
     """bool [N]: training saw the item."""
-    trained = model.trained.numpy()
-    return (items < len(trained)) & trained[np.minimum(items, len(trained) - 1)]
+    return model.trained.numpy()[items]
 
 
 def user_vectors(model: TwoSided, dataset: Dataset, users: np.ndarray, vectors: Vectors) -> np.ndarray:
@@ -92,11 +91,8 @@ def whole_histories(dataset: Dataset, users: np.ndarray) -> Histories:
 
 
 def table_vectors(model: TwoSided, items: np.ndarray) -> Tensor:
-    """float32 [P, D]: rows of the model's table; the item without users for rows after its last."""
-    known = len(model.item_table)
-    rows = model.item_table.detach()[torch.from_numpy(np.minimum(items, known - 1))]
-    rows[torch.from_numpy(items >= known)] = model.empty_item.detach()[: model.dim]
-    return rows
+    """float32 [P, D]: rows of the model's table."""
+    return model.item_table.detach()[torch.from_numpy(items)]
 
 
 @torch.inference_mode()

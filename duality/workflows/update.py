@@ -76,6 +76,7 @@ def update(index: Index, events: Any, *, data: Path | None = None, **reading: An
     at, model = _recorded(index), index.model
     appended, dataset, changed = _append(index, events, data, at, reading)
     users, items = changed
+    model.grow(dataset.num_items)
     written = _to_write(index, model, dataset, items)
     _upsert_items(index, model, dataset, written)
     _upsert_users(index, model, dataset, users)
