@@ -1,11 +1,12 @@
 """Embedding tables of both sides: what a model and the histories make, and what the index stores.
 
-A stored user is [u, -log Z(u), 1], a stored item [e, 1, 0]: their inner product is log p(item | user),
-so one search serves both directions and scores compare across users. An item that training never
-saw is stored as [g, 1, level], made by the item encoder from its users; a trained item as a mixture
-of both, in which g has the share that validation liked best.
+A stored user is [u, -log Z(u), activity, 1], a stored item [e, 1, 1, popularity]: their inner product is
+log p(item | user) and both biases, so one search serves both directions and scores compare across users. An item
+that training never saw is stored as [slope g, partition, 1, level + popularity], made by the item encoder from its
+users and weighed by `duality.generated`; a trained item as a mixture of both, in which that has the share that
+validation liked best.
 
-Shapes: N rows, U users, I items, E events, D model dimensions; stored vectors have D + 2.
+Shapes: N rows, U users, I items, E events, D model dimensions; stored vectors have D + 3.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from duality.data.batches import row_batches
 from duality.data.dataset import Dataset
 from duality.data.histories import Histories, item_histories, overlapping_windows, user_histories
 from duality.encoders.base import Layout
-from duality.generated import group_of, level
+from duality.generated import group_of, weigh
 from duality.intensity import FadingCounts
 from duality.model.two_sided import TwoSided, before_each
 from duality.runtime import progress
@@ -31,7 +32,8 @@ from duality.runtime import progress
 Made = tuple[Tensor, np.ndarray, np.ndarray]  # what `generated_items` returns
 
 ROWS = 16_000  # events encoded at once
-STORED_EXTRA = 2  # values of a stored vector beyond the model's: partition and level
+STORED_EXTRA = 3  # values of a stored vector beyond the model's: partition, activity, level
+ACTIVITY, LEVEL = -2, -1  # columns of users and of items that the biases are added to
 
 
 @torch.inference_mode()
@@ -93,33 +95,32 @@ def generated_items(
         visible: bool [E], events that may be used.
 
     Returns:
-        float32 [I, D + 1], the empty state for items without users; int64 [I], how many users each
-        has; float32 [GROUPS], the levels that put them on the scale of trained items
-        (`duality.generated`).
+        float32 [I, D], the empty state for items without users; int64 [I], how many users each has;
+        float32 [GROUPS, 3], what makes their scores comparable with trained items' (`duality.generated`).
     """
     histories = item_histories(dataset, visible)
     before = states_before_events(model, dataset, visible)
     after = packed_item_states(model, histories, before)
-    owners = np.flatnonzero(histories.lengths)
-    vectors = model.empty_item.detach().repeat(dataset.num_items, 1)
-    vectors[torch.from_numpy(owners)] = after[torch.from_numpy(histories.indptr[owners + 1] - 1)]
-    return vectors, histories.lengths, level(model, dataset, visible, histories, before, after)
+    after = torch.cat((after, model.empty_item.detach()[None, : model.dim]))  # row -1: no users
+    newest = np.where(histories.lengths > 0, histories.indptr[1:] - 1, -1)
+    weights = weigh(model, dataset, visible, histories, before, lambda rows: after[torch.from_numpy(rows)])
+    return after[torch.from_numpy(newest)], histories.lengths, weights
 
 
 @torch.inference_mode()
 def packed_item_states(model: TwoSided, histories: Histories, before: Tensor) -> Tensor:
-    """g after each event of the item histories, float32 [H, D + 1], in the histories' own order.
+    """g after each event of the item histories, float32 [H, D], in the histories' own order.
 
     Args:
         before: float32 [E, D] of `states_before_events`.
     """
     windows = overlapping_windows(histories, model.config.item_history)
-    states = torch.zeros(len(histories.event), model.dim + 1)
+    states = torch.zeros(len(histories.event), model.dim)
     last = histories.indptr[windows.owner] + windows.ends
     for chosen in row_batches(windows.histories, ROWS):
         events, lengths = windows.histories.packed(chosen)
         layout = Layout(lengths)
-        made = model.item_states(before[torch.from_numpy(events)], layout)
+        made = model.item_states(before[torch.from_numpy(events)], layout)[:, : model.dim]
         left = np.repeat(lengths, lengths) - layout.positions  # 1 for the newest row
         fresh = left <= np.repeat(windows.fresh[chosen], lengths)
         place = np.repeat(last[chosen], lengths) - left
@@ -133,48 +134,40 @@ def item_vectors(
     dataset: Dataset,
     visible: np.ndarray,
     made: Made | None = None,
-) -> tuple[Tensor, np.ndarray, np.ndarray]:
-    """What histories are made of: trained vectors where there are any, generated ones elsewhere.
+) -> Tensor:
+    """What histories are made of, float32 [I, D]: trained vectors where there are any, generated ones elsewhere.
 
     Args:
         made: what `generated_items` returned, if that has been done already.
-
-    Returns:
-        float32 [I, D]; biases float32 [I], 0 for trained items; bool [I], which were generated.
     """
-    generated = ~model.trained.numpy()
-    vectors, bias = model.item_table.detach().clone(), np.zeros(dataset.num_items, np.float32)
-    if generated.any():
-        new, users, levels = made if made is not None else generated_items(model, dataset, visible)
-        rows = torch.from_numpy(np.flatnonzero(generated))
-        vectors[rows] = new[rows, : model.dim]
-        bias[generated] = new[rows, model.dim].numpy() + levels[group_of(users[generated])]
-    return vectors, bias, generated
+    if bool(model.trained.all()):
+        return model.item_table.detach()
+    trained, _ = stored_ends(model, made or generated_items(model, dataset, visible))
+    return torch.from_numpy(trained[:, : model.dim])
 
 
 def stored_item_vectors(
     model: TwoSided, dataset: Dataset, visible: np.ndarray, made: Made | None = None
 ) -> np.ndarray:
-    """Items as the index stores them, float32 [I, D + 2]: trained ones with their share of g, others g.
+    """Items as the index stores them, float32 [I, D + 3]: trained ones with their share of g, others g.
 
     Args:
         made: what `generated_items` returned, if that has been done already.
     """
     share = np.float32(model.generated_share)
-    if not share:
-        vectors, bias, _ = item_vectors(model, dataset, visible, made)
-        return stored_items(vectors, bias)
+    if not share and bool(model.trained.all()):
+        return stored_items(model.item_table)
     trained, generated = stored_ends(model, made or generated_items(model, dataset, visible))
     return (1 - share) * trained + share * generated
 
 
 def stored_ends(model: TwoSided, made: Made) -> tuple[np.ndarray, np.ndarray]:
-    """The two vectors that each item's is a mixture of, float32 [I, D + 2] twice: trained, generated.
+    """The two vectors that each item's is a mixture of, float32 [I, D + 3] twice: trained, generated.
 
     They are the same where there is only one: items that training never saw, items without users.
     """
-    new, users, levels = made
-    trained, generated = stored_items(model.item_table), stored_generated(new, levels[group_of(users)])
+    new, users, weights = made
+    trained, generated = stored_items(model.item_table), stored_generated(new, weights[group_of(users)])
     unseen, alone = ~model.trained.numpy(), users == 0
     trained[unseen] = generated[unseen]
     generated[alone] = trained[alone]
@@ -183,7 +176,7 @@ def stored_ends(model: TwoSided, made: Made) -> tuple[np.ndarray, np.ndarray]:
 
 @torch.inference_mode()
 def encode_history(model: TwoSided, vectors: np.ndarray) -> np.ndarray:
-    """A user nobody trained on: item vectors float32 [L, D], oldest first, to stored form [D + 2]."""
+    """A user nobody trained on: item vectors float32 [L, D], oldest first, to stored form [D + 3]."""
     states = model.empty_user[None]
     if len(vectors):
         states = model.user_states(torch.from_numpy(vectors), Layout(np.array([len(vectors)])))[-1:]
@@ -191,54 +184,59 @@ def encode_history(model: TwoSided, vectors: np.ndarray) -> np.ndarray:
 
 
 @torch.inference_mode()
-def encode_audience(model: TwoSided, states: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """An item nobody trained on: user states float32 [L, D], oldest first, to stored form [D + 2].
+def encode_audience(model: TwoSided, states: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """An item nobody trained on: user states float32 [L, D], oldest first, to stored form [D + 3].
 
     Args:
-        levels: float32 [GROUPS], as `embed` returned them.
+        weights: float32 [GROUPS, 3], as `embed` returned them.
     """
     made, newest = model.empty_item[None], states[-model.config.item_history :]
     if len(newest):
         made = model.item_states(torch.from_numpy(newest), Layout(np.array([len(newest)])))[-1:]
-    return stored_generated(made, levels[group_of(np.array([len(states)]))])[0]
+    return stored_generated(made[:, : model.dim], weights[group_of(np.array([len(states)]))])[0]
 
 
 @torch.inference_mode()
 def stored_users(model: TwoSided, states: Tensor) -> np.ndarray:
-    """States float [N, D] as the index stores them: float32 [N, D + 2], [u, -log Z(u), 1]."""
-    ends = torch.stack((-model.log_partition(states), torch.ones(len(states))), dim=1)
-    return torch.cat((states, ends), dim=1).float().numpy()
+    """States float [N, D] as the index stores them: float32 [N, D + 3], [u, -log Z(u), 0, 1]."""
+    ends = torch.tensor((0.0, 1.0)).expand(len(states), -1)
+    return torch.cat((states, -model.log_partition(states)[:, None], ends), dim=1).float().numpy()
 
 
-def stored_items(vectors: Tensor, bias: np.ndarray | None = None) -> np.ndarray:
-    """Item vectors float [N, D] as the index stores them: float32 [N, D + 2], [e, 1, bias]."""
-    last = torch.zeros(len(vectors)) if bias is None else torch.from_numpy(bias)
-    ends = torch.stack((torch.ones(len(vectors)), last), dim=1)
+def stored_items(vectors: Tensor) -> np.ndarray:
+    """Trained vectors float [N, D] as the index stores them: float32 [N, D + 3], [e, 1, 1, 0]."""
+    ends = torch.tensor((1.0, 1.0, 0.0)).expand(len(vectors), -1)
     return torch.cat((vectors, ends), dim=1).float().detach().numpy()
 
 
-def stored_generated(made: Tensor, levels: np.ndarray | float = 0.0) -> np.ndarray:
-    """Item states float [N, D + 1], and what to add to their levels, as the index stores them."""
-    return stored_items(made[:, :-1], made[:, -1].detach().numpy() + levels)
+def stored_generated(made: Tensor, weights: np.ndarray) -> np.ndarray:
+    """Generated vectors float [N, D] as the index stores them: float32 [N, D + 3], [slope g, partition, 1, level].
+
+    Args:
+        weights: float32 [N, 3], of `duality.generated.weigh` for as many users as each is made of.
+    """
+    slope, partition, level = weights.T[:, :, None]
+    vectors = made.float().detach().numpy() * slope
+    return np.concatenate((vectors, partition, np.ones_like(partition), level), axis=1)
 
 
 def embed(model: TwoSided, dataset: Dataset) -> tuple[pa.Table, pa.Table, np.ndarray]:
     """Both sides of a dataset, all events visible.
 
     Returns:
-        Users and items: columns `id` (string), `vector` (FixedSizeList<float32>[D + 2]), then the
+        Users and items: columns `id` (string), `vector` (FixedSizeList<float32>[D + 3]), then the
         attributes of the dataset; items also `generated` (true: made from users, not trained).
-        Then the levels of generated items, float32 [GROUPS].
+        Then what generated scores are weighed by, float32 [GROUPS, 3] (`duality.generated`).
     """
     visible = np.ones(dataset.num_events, dtype=bool)
     made = generated_items(model, dataset, visible)
-    inputs, _, generated = item_vectors(model, dataset, visible, made)
+    inputs = item_vectors(model, dataset, visible, made)
     states = user_states(model, dataset, user_histories(dataset, visible), inputs)
     vectors = stored_users(model, states), stored_item_vectors(model, dataset, visible, made)
-    vectors[0][:, model.dim] += bias_now(model.activity, dataset, dataset.event_user, dataset.num_users)
-    vectors[1][:, model.dim + 1] += bias_now(model.popularity, dataset, dataset.event_item, dataset.num_items)
+    vectors[0][:, ACTIVITY] += bias_now(model.activity, dataset, dataset.event_user, dataset.num_users)
+    vectors[1][:, LEVEL] += bias_now(model.popularity, dataset, dataset.event_item, dataset.num_items)
     users, items = _table(dataset.users(), vectors[0]), _table(dataset.items(), vectors[1])
-    return users, items.append_column("generated", pa.array(generated)), made[2]
+    return users, items.append_column("generated", pa.array(~model.trained.numpy())), made[2]
 
 
 def fading_counts(

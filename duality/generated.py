@@ -1,15 +1,27 @@
-"""Vectors of items that training never saw, on the scale of the trained ones.
+"""Scores of items that training never saw, made comparable with those of the trained ones.
 
-The item encoder ranks users well, but its level is free: an item that only ever appears as the answer
-learns to score high. Here the level is set by counting. If the generated score were log p(item given
-user), then between the n-th and the next user of an item, with d events going by in the whole log,
-d x mean p users would be expected. `level` finds, per number of users so far, the constant that makes
-expected and counted arrivals equal: the maximum-likelihood multiplier of a Poisson process.
+A vector g made from few users is a guess at the vector e that training would have found, and <u, g> - log Z(u)
+is off in three ways. Guesses are spread too widely; what is left open about e is worth more to users whose states are
+long, and those are the ones with a large log Z; and the level is free, for an item that only ever appears
+as the answer learns to score high. For Gaussian e the expected probability has the form
 
-Shapes: E events, I items, H events of the item histories, D dimensions, T intervals.
+    log p = slope <u, g> - partition log Z(u) + level,    partition below 1
+
+and the three numbers are found by counting: between the n-th and the next user of an item, with d events going by
+in the whole log, d x mean p users are expected. `weigh` maximises the likelihood of who arrived and when,
+a Poisson process, for each number of users so far. Inner-product search stays exact: the stored item is
+[slope g, partition, level].
+
+Shapes: E events, I items, H events of the item histories, D dimensions, T intervals, N intervals of a
+group, S states.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,10 +29,16 @@ from torch import Tensor
 
 from duality.data.dataset import Dataset
 from duality.data.histories import Histories
+from duality.errors import InputError
 from duality.model.two_sided import TwoSided
 
 GROUPS = 7  # 0, 1, 2-3, 4-7, 8-15, 16-31, 32 or more users so far
-INTERVALS, STATES = 40_000, 256  # sampled: intervals between arrivals, and users asked about each
+# Sampled of a group: arrivals, intervals, users asked about each interval. Few large partitions decide how much
+# the partition counts: with 256 users it came out .6 instead of .4.
+ARRIVALS, INTERVALS, STATES = 6_000, 2_000, 2_048
+FEWEST = 10  # arrivals of a group that is fitted
+UNFITTED = (1.0, 1.0, 0.0)  # slope, partition, level
+PRIOR = 16.0  # 1 / variance of slope and partition around 1: tens of arrivals leave them near it
 
 
 def group_of(users: np.ndarray) -> np.ndarray:
@@ -28,51 +46,133 @@ def group_of(users: np.ndarray) -> np.ndarray:
     return np.minimum(np.frexp(users)[1], GROUPS - 1).astype(np.int64)
 
 
+def recorded_weights(extra: dict[str, Any], path: Path) -> np.ndarray:
+    """What an index says it weighs generated scores by, float32 [GROUPS, 3].
+
+    Args:
+        extra: of the manifest of the index at `path`.
+
+    Raises:
+        InputError: it was built before there were such weights.
+    """
+    if "generated_weights" not in extra:
+        raise InputError(
+            f"index {path}: it was built by an earlier version: build it again with `duality index build`"
+        )
+    return np.array(extra["generated_weights"], np.float32)
+
+
 @torch.inference_mode()
-def level(
+def weigh(
     model: TwoSided,
     dataset: Dataset,
     visible: np.ndarray,
     histories: Histories,
     before: Tensor,
-    after: Tensor,
+    vectors: Callable[[np.ndarray], Tensor],
 ) -> np.ndarray:
-    """What to add to generated scores, by number of users so far.
+    """Slope, partition and level of generated scores, by number of users so far.
 
     Args:
         visible: bool [E], events that may be used.
         histories: visible item histories.
         before: float32 [E, D], users strictly before each visible event.
-        after: float32 [H, D + 1], items after each event of `histories`, and their own level.
+        vectors: rows of `histories` int64 [N] to the items after these events, float32 [N, D]; row -1 is the
+            item without users.
 
     Returns:
-        float32 [GROUPS]; 0 where fewer than 10 arrivals were counted.
+        float32 [GROUPS, 3]; `UNFITTED` where fewer than FEWEST arrivals were counted.
+
+    Cost: about a second for histories of any length.
     """
     rng = np.random.default_rng(0)
-    users_so_far, row, length, arrived = _intervals(dataset, visible, histories, rng)
-    chosen = rng.permutation(len(row))[:INTERVALS]
-    events = rng.permutation(np.flatnonzero(visible))[:STATES]
-    states = before[torch.from_numpy(events)]
-    partition = model.log_partition(states)
-    vectors = torch.cat((after, model.empty_item[None]))[torch.from_numpy(row[chosen])]
-    states = torch.cat((states, torch.ones(len(states), 1)), 1)
-    rate = torch.cat([(part @ states.T - partition).exp().mean(1) for part in vectors.split(4096)]).numpy()
-    group = group_of(users_so_far[chosen])
-    expected = np.bincount(group, rate * length[chosen], minlength=GROUPS)
-    counted = np.bincount(group, arrived[chosen], minlength=GROUPS)
-    known = counted >= 10
-    return np.where(known, np.log(counted.clip(1) / expected.clip(1e-30)), 0.0).astype(np.float32)
+    intervals = _intervals(dataset, visible, histories, rng)
+    states = before[torch.from_numpy(rng.permutation(np.flatnonzero(visible))[:STATES])]
+    negative = -model.log_partition(states)
+    group = group_of(intervals.users)
+    found = np.tile(np.array(UNFITTED, np.float32), (GROUPS, 1))
+    for number in range(GROUPS):
+        mine = rng.permutation(np.flatnonzero(group == number))
+        arrived = mine[intervals.arrived[mine]]
+        if len(arrived) < FEWEST:
+            continue
+        some, asked = arrived[:ARRIVALS], mine[:INTERVALS]
+        new = before[torch.from_numpy(intervals.event[some])]
+        counted = (vectors(intervals.row[some]) * new).sum(1), -model.log_partition(new)
+        found[number] = _fit(
+            len(arrived),
+            torch.stack(counted).double().mean(1),
+            vectors(intervals.row[asked]) @ states.T,
+            negative,
+            torch.from_numpy(intervals.length[asked] * (len(mine) / len(asked) / len(states))).float().log(),
+        )
+    return found
+
+
+def _fit(
+    arrivals: int, arrived: Tensor, scores: Tensor, partition: Tensor, log_length: Tensor
+) -> tuple[float, float, float]:
+    """The most likely slope, partition and level of one group, by Newton's method.
+
+    The level that makes expected and counted arrivals equal is known in closed form, and what is left is
+    arrivals x (arrived . w - log-sum-exp(features . w)), concave in w = (slope, partition).
+
+    Args:
+        arrived: float64 [2], means of both features over those who arrived.
+        scores: float32 [N, S], <u, g> of each interval and state.
+        partition: float32 [S], -log Z(u).
+        log_length: float32 [N], log of the events that an interval and a state stand for; -inf for none.
+    """
+    weights, own, expected = torch.ones(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64), 0.0
+    for _ in range(30):
+        slope, share = weights.tolist()
+        exponents = (scores * slope).add_(partition * share).add_(log_length[:, None])
+        top = exponents.max()
+        chances = exponents.sub_(top).exp_()
+        mass = chances.sum(dtype=torch.float64)
+        expected = float(top) + float(mass.log())
+        mean, spread = _moments(chances, mass, scores, partition)
+        gradient = arrived - mean - PRIOR / arrivals * (weights - 1)
+        step = torch.linalg.solve(spread + PRIOR / arrivals * own, gradient)
+        if step.abs().max() < 1e-4:
+            break
+        weights = weights + step / step.abs().max().clamp(min=1.0)
+    return float(weights[0]), float(weights[1]), float(np.log(arrivals)) - expected
+
+
+def _moments(chances: Tensor, mass: Tensor, scores: Tensor, partition: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean float64 [2] and covariance float64 [2, 2] of (score, partition) under `chances` / mass, float32 [N, S]."""
+    weighed = chances * scores
+    by_state = torch.stack((chances.sum(0), weighed.sum(0), weighed.mul_(scores).sum(0))).double() / mass
+    minus = partition.double()
+    mean = torch.stack((by_state[1].sum(), by_state[0] @ minus))
+    cross = by_state[1] @ minus
+    second = torch.stack((by_state[2].sum(), cross, cross, by_state[0] @ minus**2)).view(2, 2)
+    return mean, second - mean[:, None] * mean
+
+
+@dataclass(frozen=True, eq=False)
+class _Intervals:
+    """Every stretch between two users of an item, the ones before the first and after the last too.
+
+    Args:
+        users: int64 [T], users so far.
+        row: int64 [T], the row of the histories that was current, -1 for none yet.
+        event: int64 [T], the event that ended it; meaningless where none did.
+        length: float64 [T], events that went by in the whole log.
+        arrived: bool [T], whether a user ended it.
+    """
+
+    users: np.ndarray
+    row: np.ndarray
+    event: np.ndarray
+    length: np.ndarray
+    arrived: np.ndarray
 
 
 def _intervals(
     dataset: Dataset, visible: np.ndarray, histories: Histories, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Every stretch between two users of an item, the ones before the first and after the last too.
-
-    Returns:
-        Users so far int64 [T]; the row of `after` that was current, -1 for none yet, int64 [T];
-        events that went by in the whole log, float64 [T]; whether a user ended it, bool [T].
-    """
+) -> _Intervals:
     seen = np.flatnonzero(visible)
     time = dataset.event_time
     order = rng.permutation(len(seen)) if time is None else np.argsort(time[seen], kind="stable")
@@ -92,4 +192,6 @@ def _intervals(
     row = np.full(total, -1, dtype=np.int64)
     row[~starts_item] = np.arange(len(arrival))
     users = np.arange(total) - np.repeat(first_row, histories.lengths + 1)
-    return users, row, ends - starts, ~ends_item
+    event = np.zeros(total, dtype=np.int64)
+    event[~ends_item] = histories.event
+    return _Intervals(users, row, event, ends - starts, ~ends_item)

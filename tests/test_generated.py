@@ -1,11 +1,13 @@
-"""The level of generated vectors: expected arrivals equal counted ones."""
+"""What generated scores are weighed by: expected arrivals equal counted ones, and the truth is found again."""
 
 from __future__ import annotations
+
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from model_worlds import dataset, everything
+from model_worlds import dataset, everything, with_items
 
 from duality import generated
 from duality.data.histories import item_histories
@@ -14,14 +16,10 @@ from duality.encoders.registry import EncoderConfig
 from duality.model.two_sided import ModelConfig, TwoSided
 
 
-def made(world: object) -> tuple[TwoSided, np.ndarray, object, torch.Tensor, torch.Tensor]:
+def small_model() -> TwoSided:
     torch.manual_seed(0)
     shape = EncoderConfig(hidden=16, dropout=0.0)
-    model = TwoSided(10, ModelConfig(dim=16, user_encoder=shape, item_encoder=shape)).eval()
-    mask = everything(world)  # type: ignore[arg-type]
-    histories = item_histories(world, mask)  # type: ignore[arg-type]
-    before = states_before_events(model, world, mask)  # type: ignore[arg-type]
-    return model, mask, histories, before, packed_item_states(model, histories, before)
+    return TwoSided(10, ModelConfig(dim=16, user_encoder=shape, item_encoder=shape)).eval()
 
 
 @pytest.mark.parametrize("timed", [True, False])
@@ -30,42 +28,86 @@ def test_intervals_tile_the_log_and_count_every_arrival(timed: bool) -> None:
     if not timed:
         world.event_time = None
     histories = item_histories(world, everything(world))
-    users, row, length, arrived = generated._intervals(
-        world, everything(world), histories, np.random.default_rng(0)
-    )
+    found = generated._intervals(world, everything(world), histories, np.random.default_rng(0))
     item = np.repeat(np.arange(10), histories.lengths + 1)
-    np.testing.assert_allclose(np.bincount(item, length), world.num_events)
-    assert arrived.sum() == len(histories.event)
-    assert (length >= 0).all()
+    np.testing.assert_allclose(np.bincount(item, found.length), world.num_events)
+    assert found.arrived.sum() == len(histories.event)
+    assert (found.length >= 0).all()
     for number in range(10):
         mine = item == number
-        assert users[mine].tolist() == list(range(histories.lengths[number] + 1))
-        assert row[mine].tolist() == [-1, *range(histories.indptr[number], histories.indptr[number + 1])]
+        first, last = histories.indptr[number], histories.indptr[number + 1]
+        assert found.users[mine].tolist() == list(range(histories.lengths[number] + 1))
+        assert found.row[mine].tolist() == [-1, *range(first, last)]
+        assert found.event[mine & found.arrived].tolist() == histories.event[first:last].tolist()
 
 
-def test_after_levelling_expected_arrivals_are_the_counted_ones() -> None:
+def test_after_weighing_expected_arrivals_are_the_counted_ones() -> None:
     world = dataset(users=40, events=300)
-    model, mask, histories, before, after = made(world)
-    after = after.clone()
-    after[:, -1] = torch.randn(len(after))
-    levels = generated.level(model, world, mask, histories, before, after)
-    users, row, length, arrived = generated._intervals(world, mask, histories, np.random.default_rng(0))
-    sampled = np.random.default_rng(0)
-    generated._intervals(world, mask, histories, sampled)
-    sampled.permutation(len(row))
-    events = sampled.permutation(np.flatnonzero(mask))[: generated.STATES]
-    states = before[torch.from_numpy(events)]
-    vectors = torch.cat((after, model.empty_item[None]))[torch.from_numpy(row)]
-    vectors, own_level = vectors[:, :-1], vectors[:, -1:]
-    rate = (vectors @ states.T + own_level - model.log_partition(states)).exp().mean(1).detach().numpy()
-    group = generated.group_of(users)
+    model, mask = small_model(), everything(world)
+    histories = item_histories(world, mask)
+    before = states_before_events(model, world, mask)
+    after = packed_item_states(model, histories, before)
+    after = torch.cat((after, model.empty_item.detach()[None, : model.dim]))
+    weights = generated.weigh(model, world, mask, histories, before, lambda rows: after[rows])
+    found = generated._intervals(world, mask, histories, np.random.default_rng(0))
+    states = before[np.flatnonzero(mask)]
+    scores = (after[found.row] @ states.T).detach().double().numpy()
+    partition = model.log_partition(states).double().numpy()
+    group, fitted = generated.group_of(found.users), 0
     for number in range(generated.GROUPS):
         mine = group == number
-        if arrived[mine].sum() >= 10:
-            expected = (np.exp(levels[number]) * rate * length)[mine].sum()
-            assert expected == pytest.approx(arrived[mine].sum(), rel=1e-3)
-        else:
-            assert levels[number] == 0
+        slope, share, level = weights[number].astype(float)
+        if found.arrived[mine].sum() < generated.FEWEST:
+            assert tuple(weights[number]) == generated.UNFITTED
+            continue
+        fitted += 1
+        chances = np.exp(slope * scores[mine] - share * partition + level).mean(1)
+        assert chances @ found.length[mine] == pytest.approx(found.arrived[mine].sum(), rel=1e-3)
+    assert fitted >= 3
+
+
+class Told:
+    """A model of which only the log-partition is asked."""
+
+    def log_partition(self, states: torch.Tensor) -> torch.Tensor:
+        return 3.0 + states[:, 0]
+
+
+def test_the_slope_partition_and_level_that_made_a_log_are_found_again() -> None:
+    rng = np.random.default_rng(0)
+    events, items, slope, partition, level = 40_000, 50, 0.5, 0.3, -5.4
+    states, vectors = rng.uniform(-2, 2, (events, 2)), rng.uniform(-2, 2, (items, 2))
+    chances = np.exp(slope * states @ vectors.T - partition * (3.0 + states[:, :1]) + level)
+    bounds = chances.cumsum(1)
+    assert bounds[:, -1].max() < 1
+    item = (rng.random((events, 1)) > bounds).sum(1).astype(np.int32)
+    other = item == items  # somebody did something else: each time another item
+    item[other] += np.arange(other.sum(), dtype=np.int32)
+    user = np.arange(events, dtype=np.int32)
+    world = SimpleNamespace(event_user=user, event_time=user.astype(np.int64), num_users=events)
+    world.num_items = int(item.max()) + 1
+    world = with_items(world, item)
+    histories = item_histories(world, everything(world))
+    owner = np.repeat(np.arange(world.num_items), histories.lengths)
+    after = vectors[np.append(owner, 0) % items]
+    weights = generated.weigh(
+        Told(),  # type: ignore[arg-type]
+        world,  # type: ignore[arg-type]
+        everything(world),
+        histories,
+        torch.from_numpy(states.astype(np.float32)),
+        lambda rows: torch.from_numpy(after[rows].astype(np.float32)),
+    )
+    assert weights[-1] == pytest.approx((slope, partition, level), abs=0.1)
+
+
+def test_a_few_arrivals_leave_slope_and_partition_near_one() -> None:
+    scores, partition = torch.randn(20, 30), -torch.rand(30)
+    arrived = torch.tensor((float(scores.mean()), float(partition.mean())), dtype=torch.float64)
+    length = torch.zeros(20)
+    few, many = (generated._fit(n, arrived, scores, partition, length)[0] for n in (1, 100_000))
+    assert abs(many) < 0.1
+    assert 0 < 1 - few < 0.1
 
 
 def test_groups_double() -> None:

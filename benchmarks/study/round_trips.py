@@ -53,7 +53,7 @@ def _trips(dataset: Dataset, path: Path, turns: int) -> dict[str, np.ndarray]:
     """float64 [turns + 1, measures] per trip."""
     model = ModelFolder.open(path).load()
     visible = split_named(dataset, "leave-one-out").train
-    items = item_vectors(model, dataset, visible)[0]
+    items = item_vectors(model, dataset, visible)
     users = user_states(model, dataset, user_histories(dataset, visible), items)
     per_item = np.bincount(dataset.event_item[visible], minlength=dataset.num_items)
     per_user = np.bincount(dataset.event_user[visible], minlength=dataset.num_users)

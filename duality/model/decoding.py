@@ -80,7 +80,7 @@ class Decoding:
 def continuations(
     model: TwoSided,
     vectors: Tensor,
-    bias: Tensor,
+    items: Tensor,
     histories: tuple[np.ndarray, np.ndarray],
     options: Decoding,
 ) -> Lists:
@@ -88,8 +88,8 @@ def continuations(
 
     Args:
         model: in evaluation mode.
-        vectors: float32 [I, D], item vectors that histories are made of and scores are taken with.
-        bias: float32 [I], added to an item's score.
+        vectors: float32 [I, D], item vectors that histories are made of.
+        items: float32 [I, D + 3], stored form, which scores are taken with.
         histories: item rows int [P] of all histories, oldest first, and lengths int64 [Q] >= 1.
         options: horizons and widths.
 
@@ -100,17 +100,18 @@ def continuations(
         InputError: a user has fewer unseen items than there are steps.
         ValueError: an empty history.
     """
-    items, lengths = histories
+    rows_of_all, lengths = histories
     if len(lengths) and lengths.min() < 1:
         raise ValueError("a history to continue needs at least one event")
     lists: Lists = {m: {h: np.empty((len(lengths), h), np.int64) for h in options.steps} for m in METHODS}
     noise = torch.Generator().manual_seed(options.seed)
     starts = np.concatenate(([0], np.cumsum(lengths)))[:-1]
-    width = max(options.beam, options.samples) * len(vectors)
+    width = max(options.beam, options.samples) * len(items)
     with progress(len(lengths), "continuing histories", unit="users") as bar:
         for batch in _batches(lengths, width):
-            rows = [items[start : start + n] for start, n in zip(starts[batch], lengths[batch], strict=True)]
-            step = _Batch(model, vectors, bias, rows, options)
+            ends = zip(starts[batch], lengths[batch], strict=True)
+            rows = [rows_of_all[start : start + n] for start, n in ends]
+            step = _Batch(model, (vectors, items), rows, options)
             for method, found in step.all(noise).items():
                 for h, part in found.items():
                     lists[method][h][batch] = part.numpy()
@@ -134,13 +135,16 @@ class _Batch:
     """One batch of users: their present state, and every way to go on from it."""
 
     def __init__(
-        self, model: TwoSided, vectors: Tensor, bias: Tensor, rows: list[np.ndarray], options: Decoding
+        self, model: TwoSided, items: tuple[Tensor, Tensor], rows: list[np.ndarray], options: Decoding
     ) -> None:
-        self.model, self.vectors, self.bias, self.options = model, vectors, bias, options
+        self.model, self.options = model, options
+        self.vectors, self.stored = items
+        # A partition that all items share moves none past another, and is not computed.
+        self.partitioned = bool((self.stored[:, model.dim] != 1).any())
         self.items = torch.from_numpy(np.concatenate(rows).astype(np.int64))
         self.layout = Layout(np.array([len(row) for row in rows], dtype=np.int64))
         owner = np.repeat(np.arange(len(rows)), self.layout.lengths)
-        self.seen = torch.zeros(len(rows), len(vectors), dtype=torch.bool)
+        self.seen = torch.zeros(len(rows), len(self.stored), dtype=torch.bool)
         self.seen[torch.from_numpy(owner), self.items] = True
         if int((~self.seen).sum(1).min()) < options.last:
             raise InputError(
@@ -156,7 +160,12 @@ class _Batch:
 
     def scores(self, states: Tensor, taken: Tensor) -> Tensor:
         """Scores of states float [S, B, D]: float [S, B, I], -inf where bool [S, B, I] is taken."""
-        return (states @ self.vectors.T + self.bias).masked_fill_(taken, -torch.inf)
+        dim = self.model.dim
+        scores = states @ self.stored[:, :dim].T + self.stored[:, -1]
+        if self.partitioned:
+            partition = self.model.log_partition(states.reshape(-1, dim)).view(*states.shape[:-1], 1)
+            scores -= partition * self.stored[:, dim]
+        return scores.masked_fill_(taken, -torch.inf)
 
     def all(self, noise: torch.Generator) -> dict[str, dict[int, Tensor]]:
         """Lists of every method: {method: {h: int64 [S, h]}}."""

@@ -23,7 +23,7 @@ from duality.data.ids import Ids
 from duality.errors import DamageError, InputError
 from duality.model.two_sided import ModelConfig, TwoSided
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ gradients of the item side reach F and the item table.
 
     next item   softmax over items of <u, e>
     next user   softmax over states of <e, u> - log Z(u) (live users, trained items)
-                + softmax over states of <g, u> - log Z(u) (live items; banked users of the same moment)
+                + softmax over states of <g, u> - partition log Z(u) (live items; banked users of the same moment)
                 + softmax over generated and trained items of <u, g>: one pool, one scale
     cycle       g made from an item's users must be nearest to that item's e;
                 u remade from its items' generated vectors must be nearest to that user's u
@@ -190,28 +190,31 @@ class Objective:
         before = before_each(states, self.model.empty_item, batch.layout)
         # At the start of a window the item is unknown here, though it need not be new.
         known = np.flatnonzero(batch.layout.positions)
-        self.item_bank.write(batch.events[known], before[self._tensor(known), :-1])
+        self.item_bank.write(batch.events[known], before[self._tensor(known), : self.model.dim])
         rows = self._sample_early(batch.layout, config.item_queries)
         generated, user = before[rows], incoming[rows]
         losses: dict[str, Tensor] = {}
         if config.next_user or config.next_user_trained:
-            losses |= self._against_rivals(batch, rows, generated[:, :-1], user, log_partition[rows])
+            losses |= self._against_rivals(batch, rows, generated, user, log_partition[rows])
         if config.items_compete:
-            losses["items_compete"] = self._one_pool(batch, rows, generated, user)
+            losses["items_compete"] = self._one_pool(batch, rows, generated, user, log_partition[rows])
         seen = np.flatnonzero(batch.layout.positions[rows])
         if config.cycle_item and len(seen):  # none when every item of the batch has a single user
             losses["cycle_item"] = cycle_loss(
-                generated[self._tensor(seen), :-1],
+                generated[self._tensor(seen), : self.model.dim],
                 self.model.item_table,
                 self._tensor(batch.owners[rows][seen]),
                 temperature=config.temperature,
             )
-        return before[:, :-1], losses
+        return before[:, : self.model.dim], losses
 
-    def _one_pool(self, batch: Batch, rows: np.ndarray, generated: Tensor, user: Tensor) -> Tensor:
-        """Items compete for a user: the generated ones of the batch and trained ones."""
-        pool, own = self._trained_items(batch.owners[rows])
-        scores = torch.cat((user @ generated[:, :-1].T + generated[:, -1], user @ pool.T), dim=1)
+    def _one_pool(
+        self, batch: Batch, rows: np.ndarray, generated: Tensor, user: Tensor, log_partition: Tensor
+    ) -> Tensor:
+        """Items compete for a user: the generated ones of the batch and trained ones, whose partition is 1."""
+        dim, (pool, own) = self.model.dim, self._trained_items(batch.owners[rows])
+        left = torch.outer(log_partition, 1 - generated[:, dim])
+        scores = torch.cat((user @ generated[:, :dim].T + left + generated[:, -1], user @ pool.T), dim=1)
         met = self.rivals.met(batch.members[rows][:, None], batch.owners[rows][None, :])
         return masked_softmax_loss(scores, torch.cat((self._tensor(met), own), dim=1))
 
@@ -223,18 +226,19 @@ class Objective:
         draw = self.rivals.draw(
             batch.events[rows], items, self.config.rival_groups, self.config.rivals, self.rng
         )
-        states, rival_partition = self.user_bank.read(draw.event.reshape(-1), self.device)
+        states = _with_partition(*self.user_bank.read(draw.event.reshape(-1), self.device))
         states = states.view(*draw.event.shape, -1).transpose(1, 2)
-        rival_partition = rival_partition.view(len(draw.event), 1, -1)
         place, met = self._tensor(draw.query), self._tensor(draw.met)
+        target = _with_partition(user, log_partition)[place]
+        trained = self.model.item_table[self._tensor(items[draw.query])]
         asked = {
-            "next_user": generated[place],
-            "next_user_trained": self.model.item_table[self._tensor(items[draw.query])],
+            "next_user": generated[place, :-1],
+            "next_user_trained": torch.cat((trained, trained.new_ones(*trained.shape[:2], 1)), 2),
         }
         losses = {}
         for name in (name for name in asked if getattr(self.config, name)):
-            scores = (asked[name] @ states - rival_partition).masked_fill(met, -torch.inf)
-            own = (asked[name] * user[place]).sum(2) - log_partition[place]
+            scores = (asked[name] @ states).masked_fill(met, -torch.inf)
+            own = (asked[name] * target).sum(2)
             losses[name] = (torch.cat((own[..., None], scores), 2).logsumexp(2) - own).mean()
         return losses
 
@@ -303,6 +307,11 @@ class Objective:
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.device)
+
+
+def _with_partition(states: Tensor, log_partition: Tensor) -> Tensor:
+    """States float [N, D] and their log Z [N] as [u, -log Z(u)], float [N, D + 1]."""
+    return torch.cat((states, -log_partition[:, None]), dim=1)
 
 
 def met_owner_by_member(batch: Batch, rows: np.ndarray) -> np.ndarray:

@@ -59,8 +59,13 @@ class TwoSided(nn.Module):
         # How often an item is chosen goes here, or G would write it into the common direction
         # of all users and spoil the order among them.
         self.item_level = nn.Linear(dim + 1, 1)
+        # How much of log Z(u) is subtracted: less while an item has few users (`duality.generated`).
+        # With all of it next user came out .09 nats worse on movietweetings.
+        self.item_partition = nn.Linear(1, 1)
         self.empty_user = nn.Parameter(torch.randn(dim))
-        self.empty_item = nn.Parameter(torch.cat((torch.randn(dim) / math.sqrt(dim), torch.zeros(1))))
+        self.empty_item = nn.Parameter(
+            torch.cat((torch.randn(dim) / math.sqrt(dim), torch.tensor((1.0, 0.0))))
+        )
         self._start_as_the_mean()
         # States share one large direction, which is popularity; un-centred, G learns that
         # direction and little else.
@@ -85,21 +90,22 @@ class TwoSided(nn.Module):
     def _start_as_the_mean(self) -> None:
         with torch.no_grad():
             self.item_pool.weight.copy_(torch.eye(self.dim) / math.sqrt(self.dim))
-        for unused in (self.item_head, self.item_level):
+        for unused in (self.item_head, self.item_level, self.item_partition):
             nn.init.zeros_(unused.weight)
             nn.init.zeros_(unused.bias)
+        nn.init.ones_(self.item_partition.bias)
 
     def item_states(self, user_states: Tensor, layout: Layout) -> Tensor:
-        """g after each user: states float [P, D] strictly before each meeting to float [P, D + 1].
+        """g after each user: states float [P, D] strictly before each meeting to float [P, D + 2].
 
-        The last column is the item's level: it is added to the scores with which the item competes
-        for a user, and plays no part among the users of one item.
+        With what follows g, the partition and the level, an item scores <u, g> - partition log Z(u) + level.
+        The level plays no part among the users of one item.
         """
         centred = user_states - self.population_mean
         encoder = self.user_encoder if self.item_encoder is None else self.item_encoder
         made = self.item_pool(running_means(centred, layout)) + self.item_head(encoder(centred, layout))
-        users = torch.from_numpy(np.log1p(layout.positions)).to(made)
-        return torch.cat((made, self.item_level(torch.cat((made, users[:, None]), 1))), 1)
+        users = torch.from_numpy(np.log1p(layout.positions + 1)).to(made)[:, None]
+        return torch.cat((made, self.item_partition(users), self.item_level(torch.cat((made, users), 1))), 1)
 
     def log_partition(self, states: Tensor, *, block: int = 2048) -> Tensor:
         """log Z(u), float [P]: log-sum-exp of the scores of all trained items.

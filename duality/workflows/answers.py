@@ -1,6 +1,6 @@
 """One question's answer, the padding taken off: the best k, or a draw with its probabilities.
 
-Shapes: k results at most, D dimensions; query vectors are [1, D + 2].
+Shapes: k results at most, D dimensions; query vectors are [1, D + 3].
 """
 
 from __future__ import annotations

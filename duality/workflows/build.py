@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from duality.data.dataset import Dataset
@@ -60,10 +61,10 @@ def build_index(
     options = load_spec(spec)
     folder = ModelFolder.open(model)
     dataset = dataset_of(folder, data)
-    users, items, levels = embed_both(model_for(folder, dataset), dataset)
+    users, items, weights = embed_both(model_for(folder, dataset), dataset)
     extra = {
         "model": {"path": os.path.relpath(folder.path, out), "fingerprint": folder.fingerprint},
-        "levels": [round(float(value), 6) for value in levels],
+        "generated_weights": np.round(weights.astype(np.float64), 6).tolist(),
         "moment": last_moment(dataset),
         "dataset": {"path": os.path.relpath(dataset.path, out), "fingerprint": dataset.fingerprint},
     }

@@ -15,7 +15,7 @@ from duality.data.batches import row_batches
 from duality.data.dataset import Dataset
 from duality.data.histories import Histories, item_histories, user_histories
 from duality.data.split import Split
-from duality.embeddings import ROWS, generated_items, stored_generated, stored_users
+from duality.embeddings import ROWS, stored_generated, stored_users
 from duality.encoders.base import Layout
 from duality.evaluation.baselines import MostPopular
 from duality.evaluation.cold import GIVEN, ColdQueries, cold_queries, cold_world, never_met, queries_of
@@ -25,7 +25,7 @@ from duality.evaluation.queries import ITEM_TO_USER, USER_TO_ITEM, Queries, Worl
 from duality.evaluation.ranking import Scorer
 from duality.generated import group_of
 from duality.model.folder import ModelFolder
-from duality.workflows.cold_controls import ColdCentredMean, ColdLogOdds
+from duality.workflows.cold_controls import cold_controls
 from duality.workflows.scorers import States
 
 HEADLINE = 5
@@ -102,8 +102,7 @@ def _scorers(
         if (direction == ITEM_TO_USER) == (kind is ColdItems):
             scorers.append(NearestNeighbours(world, direction))
         if kind is ColdItems:
-            given = asked.given(n)
-            scorers += [ColdCentredMean(states, given), ColdLogOdds(states, given)]
+            scorers += cold_controls(states, asked.given(n))
     return scorers
 
 
@@ -117,14 +116,11 @@ class ColdItems:
 
     @cached_property
     def items(self) -> np.ndarray:
-        """float32 [I, D + 2], stored form."""
+        """float32 [I, D + 3], stored form."""
         states, items = self.states, self.states.items.copy()
-        levels = generated_items(states.model, states.dataset, states.visible)[2]
         owners = np.flatnonzero(self.given.lengths)
-        vectors = _item_states(states, self.given)
-        items[owners] = stored_generated(
-            vectors[torch.from_numpy(owners)], levels[group_of(self.given.lengths[owners])]
-        )
+        vectors = _item_states(states, self.given)[torch.from_numpy(owners), : states.model.dim]
+        items[owners] = stored_generated(vectors, states.made[2][group_of(self.given.lengths[owners])])
         return items
 
     def score(self, queries: Queries, rows: slice, direction: str) -> np.ndarray:
@@ -144,7 +140,7 @@ class ColdUsers:
 
     @cached_property
     def users(self) -> np.ndarray:
-        """float32 [C, D + 2], stored form, of the cold users."""
+        """float32 [C, D + 3], stored form, of the cold users."""
         states = self.states
         vectors = states.vectors
         made = _last_states(
@@ -172,7 +168,7 @@ class ColdUsers:
 
 
 def _item_states(states: States, given: Histories) -> torch.Tensor:
-    """Newest item state of every row, float32 [I, D + 1], its users taken strictly before they came."""
+    """Newest item state of every row, float32 [I, D + 2], its users taken strictly before they came."""
     before = torch.from_numpy(states.users_before(given.event)[:, : states.model.dim])
     place = np.empty(states.dataset.num_events, np.int64)
     place[given.event] = np.arange(len(given.event))

@@ -1,9 +1,9 @@
 """Cold items without an item encoder: what their first users' states say when they are merely pooled.
 
-Both controls answer in both directions, beside the trained items and on their scale, so that what G adds can be
-told from what its input already says.
+Both controls answer in both directions, beside the trained items and weighed as generated ones are, so that
+what G adds can be told from what its input already says.
 
-Shapes: U users, I items, H events of the item histories, B queries of a block, D dimensions.
+Shapes: U users, I items, B queries of a block, D dimensions.
 """
 
 from __future__ import annotations
@@ -11,13 +11,10 @@ from __future__ import annotations
 from functools import cached_property
 
 import numpy as np
-import torch
 
-from duality.data.histories import Histories, item_histories
-from duality.embeddings import stored_generated
+from duality.data.histories import Histories
 from duality.evaluation.queries import ITEM_TO_USER, Queries
-from duality.generated import group_of, level
-from duality.workflows.controls import LogOdds
+from duality.workflows.pooling import ItemMeans, Weighed, centred_means, log_odds
 from duality.workflows.scorers import States
 
 
@@ -29,21 +26,23 @@ def means_of_first(states: States, given: Histories) -> np.ndarray:
     return means / given.lengths.clip(min=1)[:, None].astype(np.float32)
 
 
-class _Pooled:
-    """Items that were given users get `vectors`, the others keep theirs."""
+class Pooled:
+    """Items that were given users get what these pool to, the others keep their vectors.
 
-    def __init__(self, states: States, given: Histories) -> None:
-        self.states, self.given = states, given
+    Args:
+        given: the first users of some items.
+        weighed: makes stored items of mean users.
+    """
 
-    def vectors(self, owners: np.ndarray) -> np.ndarray:
-        """Stored form float32 [n, D + 2] of items int64 [n] that were given users."""
-        raise NotImplementedError
+    def __init__(self, name: str, states: States, given: Histories, weighed: Weighed) -> None:
+        self.name, self.states, self.given, self.weighed = name, states, given, weighed
 
     @cached_property
     def items(self) -> np.ndarray:
-        """float32 [I, D + 2], stored form."""
+        """float32 [I, D + 3], stored form."""
         items, owners = self.states.items.copy(), np.flatnonzero(self.given.lengths)
-        items[owners] = self.vectors(owners)
+        means = means_of_first(self.states, self.given)[owners]
+        items[owners] = self.weighed.stored(means, self.given.lengths[owners])
         return items
 
     def score(self, queries: Queries, rows: slice, direction: str) -> np.ndarray:
@@ -53,67 +52,7 @@ class _Pooled:
         return self.states.users_before(queries.event[rows]) @ self.items.T
 
 
-class ColdLogOdds(_Pooled):
-    """The trained items that the first users were likelier to choose than people are (`controls.LogOdds`)."""
-
-    name = "log_odds"
-
-    def vectors(self, owners: np.ndarray) -> np.ndarray:
-        """Stored form float32 [n, D + 2]."""
-        means = means_of_first(self.states, self.given)[owners]
-        return LogOdds(self.states).pooled(means, self.given.lengths[owners])
-
-
-class ColdCentredMean(_Pooled):
-    """The mean of the first users, population mean subtracted, on the scale and the level of trained items.
-
-    The scale is the least-squares fit of trained items' vectors by the centred means of their users, the
-    level that of generated items (`duality.generated`): both from training events.
-    """
-
-    name = "centred_mean"
-
-    def vectors(self, owners: np.ndarray) -> np.ndarray:
-        """Stored form float32 [n, D + 2]."""
-        centred = means_of_first(self.states, self.given)[owners] - self.states.model.population_mean.numpy()
-        made = np.append(centred * self._scale, np.zeros((len(owners), 1), np.float32), axis=1)
-        return stored_generated(torch.from_numpy(made), self._levels[group_of(self.given.lengths[owners])])
-
-    @cached_property
-    def _histories(self) -> Histories:
-        return item_histories(self.states.dataset, self.states.visible)
-
-    @cached_property
-    def _running(self) -> np.ndarray:
-        """float32 [H, D]: centred mean after each user of the visible histories."""
-        histories, model = self._histories, self.states.model
-        rows = self.states.before_events.numpy()[histories.event].astype(np.float64)
-        sums = np.concatenate((np.zeros((1, model.dim)), np.cumsum(rows, axis=0)))
-        owner = np.repeat(np.arange(histories.num_owners), histories.lengths)
-        start = histories.indptr[owner]
-        count = np.arange(1, len(owner) + 1) - start
-        means = (sums[1:] - sums[start]) / count[:, None] - model.population_mean.numpy()
-        return means.astype(np.float32)
-
-    @cached_property
-    def _scale(self) -> np.float32:
-        histories, model = self._histories, self.states.model
-        known = np.flatnonzero((histories.lengths > 0) & model.trained.numpy())
-        means, table = (
-            self._running[histories.indptr[known + 1] - 1],
-            model.item_table.detach().numpy()[known],
-        )
-        return np.float32((means * table).sum() / (means * means).sum())
-
-    @cached_property
-    def _levels(self) -> np.ndarray:
-        states, histories = self.states, self._histories
-        after = np.append(self._running * self._scale, np.zeros((len(self._running), 1), np.float32), axis=1)
-        return level(
-            states.model,
-            states.dataset,
-            states.visible,
-            histories,
-            states.before_events,
-            torch.from_numpy(after),
-        )
+def cold_controls(states: States, given: Histories) -> list[Pooled]:
+    """`centred_mean` and `log_odds` (`duality.workflows.pooling`) of the given users."""
+    means, pools = ItemMeans(states), {"centred_mean": centred_means, "log_odds": log_odds}
+    return [Pooled(name, states, given, Weighed(states, pool(states), means)) for name, pool in pools.items()]

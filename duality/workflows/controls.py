@@ -12,19 +12,20 @@ the asked side.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 
 import numpy as np
 import torch
 
 from duality.data.histories import Histories
-from duality.embeddings import packed_item_states, stored_generated, stored_items
+from duality.embeddings import STORED_EXTRA, packed_item_states, stored_generated, stored_items
 from duality.errors import InputError
 from duality.evaluation.baselines import LastActive
 from duality.evaluation.pools import TIME_MATCHED, pools_for
 from duality.evaluation.queries import ITEM_TO_USER, USER_TO_ITEM, Queries, World
 from duality.evaluation.ranking import Scorer, rank_pools
+from duality.generated import group_of
 from duality.metrics import per_query
+from duality.workflows.pooling import ItemMeans, Weighed, centred_means, log_odds
 from duality.workflows.scorers import States
 
 RECENCY_WEIGHTS = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0)
@@ -52,30 +53,10 @@ class Transposed:
         return self.states.user_scores(items, queries, rows)
 
     def _bare(self, items: np.ndarray) -> np.ndarray:
-        """Stored items float32 [N, D + 2] with the partition left out."""
+        """Stored items float32 [N, D + 3] with the partition left out."""
         items = items.copy()
         items[:, self.states.model.dim] = 0.0
         return items
-
-
-class ItemMeans:
-    """Plain mean of the users that each query may know of its item, as they were when they came."""
-
-    def __init__(self, states: States) -> None:
-        self.states = states
-
-    @cached_property
-    def _sums(self) -> np.ndarray:
-        """float64 [H + 1, D]: running sums over the item histories."""
-        rows = self.states.before_events.numpy()[self.states.item_histories[1]]
-        return np.concatenate((np.zeros((1, rows.shape[1])), np.cumsum(rows, axis=0, dtype=np.float64)))
-
-    def of(self, queries: Queries, rows: slice) -> tuple[np.ndarray, np.ndarray]:
-        """float32 [B, D], 0 for an item without users, and how many users each is the mean of, int64 [B]."""
-        known = self.states.known_users(queries, rows)
-        start = self.states.item_histories[0][queries.item[rows]]
-        mean = (self._sums[start + known] - self._sums[start]) / known.clip(min=1)[:, None]
-        return mean.astype(np.float32), known
 
 
 class MeanOfUsers:
@@ -90,46 +71,39 @@ class MeanOfUsers:
         """float32 [B, U]."""
         _check_item_to_user(direction, self.name)
         mean, _ = self.means.of(queries, rows)
-        vectors = np.concatenate((mean, np.zeros((len(mean), 2), np.float32)), axis=1)
+        vectors = np.concatenate((mean, np.zeros((len(mean), STORED_EXTRA), np.float32)), axis=1)
         return self.states.user_scores(vectors, queries, rows)
 
 
 class LogOdds:
-    """The item is those trained items that its users were likelier to choose next than people are.
-
-    Item j' weighs softmax over j' of the item's users' mean log p(j' | u) minus the population's. Partitions
-    are the same for every j' and drop out, so both means are inner products with a mean state:
-    <mean u - population mean, e_j'>. The vector is the weighted mean of stored items, and the score the
-    weighted mean of log p(j' | user).
-
-    Cost: one [B, I] softmax for each block.
-    """
+    """The item is those trained items that its users were likelier to choose next than people are
+    (`pooling.log_odds`); its score is the weighted mean of log p(j' | user)."""
 
     name = "log_odds"
 
     def __init__(self, states: States) -> None:
-        self.states, self.means = states, ItemMeans(states)
-
-    @cached_property
-    def _table(self) -> np.ndarray:
-        """float32 [trained items, D + 2], stored form."""
-        model = self.states.model
-        return stored_items(model.item_table.detach()[model.trained])
-
-    def pooled(self, means: np.ndarray, known: np.ndarray) -> np.ndarray:
-        """Stored items float32 [B, D + 2] from mean users [B, D] and how many users each stands for, [B].
-
-        Without any user all trained items weigh the same.
-        """
-        model = self.states.model
-        centred = np.where(known[:, None] > 0, means - model.population_mean.numpy(), 0.0)
-        odds = torch.from_numpy((centred @ self._table[:, : model.dim].T).astype(np.float32))
-        return odds.softmax(1).numpy() @ self._table
+        self.states, self.means, self.pool = states, ItemMeans(states), log_odds(states)
 
     def score(self, queries: Queries, rows: slice, direction: str) -> np.ndarray:
         """float32 [B, U]."""
         _check_item_to_user(direction, self.name)
-        return self.states.user_scores(self.pooled(*self.means.of(queries, rows)), queries, rows)
+        items = stored_items(torch.from_numpy(self.pool(*self.means.of(queries, rows))))
+        return self.states.user_scores(items, queries, rows)
+
+
+class WeighedMean:
+    """The centred mean of the item's users, weighed as generated vectors are."""
+
+    name = "weighed_mean"
+
+    def __init__(self, states: States) -> None:
+        self.states, self.weighed = states, Weighed(states, centred_means(states))
+
+    def score(self, queries: Queries, rows: slice, direction: str) -> np.ndarray:
+        """float32 [B, U]."""
+        _check_item_to_user(direction, self.name)
+        items = self.weighed.stored(*self.weighed.means.of(queries, rows))
+        return self.states.user_scores(items, queries, rows)
 
 
 class ShuffledItems:
@@ -165,10 +139,11 @@ class ShuffledItems:
         _check_item_to_user(direction, self.name)
         states, histories = self.states, self.shuffled(queries, rows)
         made = packed_item_states(states.model, histories, states.before_events)
-        vectors = states.model.empty_item.detach().repeat(histories.num_owners, 1)
+        vectors = states.model.empty_item.detach()[: states.model.dim].repeat(histories.num_owners, 1)
         some = torch.from_numpy(np.flatnonzero(histories.lengths))
         vectors[some] = made[torch.from_numpy(histories.indptr[1:])[some] - 1]
-        return states.user_scores(stored_generated(vectors), queries, rows)
+        weights = states.made[2][group_of(states.known_users(queries, rows))]
+        return states.user_scores(stored_generated(vectors, weights), queries, rows)
 
 
 def _window_starts(known: np.ndarray, size: int) -> np.ndarray:

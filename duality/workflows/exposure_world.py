@@ -63,7 +63,7 @@ def market_of_model(model: Path, data: Path | None, direction: str) -> Market:
     name = folder.config["split"]["name"]
     division = split_named(dataset, name)
     visible = division.visible("test")
-    vectors, _, _ = item_vectors(network, dataset, visible)
+    vectors = item_vectors(network, dataset, visible)
     users = stored_users(network, user_states(network, dataset, user_histories(dataset, visible), vectors))
     items = stored_item_vectors(network, dataset, visible)
     words = {"source": f"model {folder.fingerprint}", "visible": f"all but the test events of {name}"}

@@ -29,28 +29,30 @@ STATES = 1_000_000
 Vectors = Callable[[np.ndarray], Tensor]
 
 
-def generated_vectors(model: TwoSided, dataset: Dataset, items: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """What the item encoder makes of the users of some items, stored form float32 [N, D + 2].
+def generated_vectors(
+    model: TwoSided, dataset: Dataset, items: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    """What the item encoder makes of the users of some items, stored form float32 [N, D + 3].
 
     Args:
         items: int64 [N] rows, each with at least one event.
-        levels: float32 [GROUPS], what the index adds to generated scores (`duality.generated`).
+        weights: float32 [GROUPS, 3], what the index weighs generated scores by (`duality.generated`).
     """
     histories = users_of(dataset, items)
     windows = overlapping_windows(histories, model.config.item_history)
     newest = np.flatnonzero(np.append(np.diff(windows.owner) != 0, True))
-    made = torch.empty(len(items), model.dim + 1)
+    made = torch.empty(len(items), model.dim)
     for part in row_batches(_some(windows.histories, newest), STATES):
         made[torch.from_numpy(part)] = _newest_states(model, dataset, windows.histories, newest[part])
-    return stored_generated(made, levels[group_of(histories.lengths)])
+    return stored_generated(made, weights[group_of(histories.lengths)])
 
 
-def mixed_vectors(model: TwoSided, dataset: Dataset, items: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """Items as the index stores them, float32 [N, D + 2]: trained ones with their share of g, others g.
+def mixed_vectors(model: TwoSided, dataset: Dataset, items: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Items as the index stores them, float32 [N, D + 3]: trained ones with their share of g, others g.
 
     Args and cost as `generated_vectors`.
     """
-    vectors, share = generated_vectors(model, dataset, items, levels), np.float32(model.generated_share)
+    vectors, share = generated_vectors(model, dataset, items, weights), np.float32(model.generated_share)
     rows = np.flatnonzero(trained_items(model, items))
     known = stored_items(table_vectors(model, items[rows]))
     vectors[rows] = (1 - share) * known + share * vectors[rows]
@@ -63,7 +65,7 @@ def trained_items(model: TwoSided, items: np.ndarray) -> np.ndarray:
 
 
 def user_vectors(model: TwoSided, dataset: Dataset, users: np.ndarray, vectors: Vectors) -> np.ndarray:
-    """Some users after all their events, stored form float32 [N, D + 2].
+    """Some users after all their events, stored form float32 [N, D + 3].
 
     Args:
         users: int64 [N] rows.
@@ -125,16 +127,16 @@ def states_after(
 
 @torch.inference_mode()
 def _newest_states(model: TwoSided, dataset: Dataset, histories: Histories, owners: np.ndarray) -> Tensor:
-    """g after the last event of some item histories, float [S, D + 1]."""
+    """g after the last event of some item histories, float [S, D]."""
     chosen = _some(histories, owners)
     users = dataset.event_user[chosen.event].astype(np.int64)
     counts = chosen.event - dataset.user_indptr[users]
     before = states_after(model, dataset, users, counts, lambda items: table_vectors(model, items))
-    made = torch.empty(len(owners), model.dim + 1)
+    made = torch.empty(len(owners), model.dim)
     for batch in row_batches(chosen, ROWS):
         rows, lengths = Histories(chosen.indptr, np.arange(len(users))).packed(batch)
         layout = Layout(lengths)
-        states = model.item_states(before[torch.from_numpy(rows)], layout)
+        states = model.item_states(before[torch.from_numpy(rows)], layout)[:, : model.dim]
         made[torch.from_numpy(batch)] = states[torch.from_numpy(layout.last_rows)]
     return made
 

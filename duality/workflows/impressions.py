@@ -166,7 +166,7 @@ def score_impressions(
     Args:
         train: bool [E], events that trained the weights; items without one are made from them too.
     """
-    vectors, _, _ = item_vectors(model, dataset, train)
+    vectors = item_vectors(model, dataset, train)
     items = stored_item_vectors(model, dataset, train)
     after = states_after_events(model, dataset, vectors)
     known = known_events(dataset, impressions.user, impressions.time)

@@ -198,7 +198,7 @@ class Index:
     def _asks_items(
         self, user: str | None, history: Sequence[str] | None, include_seen: bool
     ) -> tuple[np.ndarray, list[str]]:
-        """Query vector [1, D + 2] and the items to leave out."""
+        """Query vector [1, D + 3] and the items to leave out."""
         _exactly_one(user=user, history=history)
         if user is not None:
             return self.users.vectors([user]), [] if include_seen else self._seen(user, seen_items)
@@ -252,7 +252,7 @@ class Index:
     def _asks_users(
         self, item: str | None, audience: Sequence[str] | None, include_seen: bool
     ) -> tuple[np.ndarray, list[str]]:
-        """Query vector [1, D + 2] and the users to leave out."""
+        """Query vector [1, D + 3] and the users to leave out."""
         _exactly_one(item=item, audience=audience)
         if item is not None:
             return self.items.vectors([item]), [] if include_seen else self._seen(item, seen_users)
@@ -294,7 +294,7 @@ class Index:
         return [] if self.dataset is None else look_up(self.dataset, identifier)
 
     def _encode_history(self, items: list[str]) -> np.ndarray:
-        """Stored form [1, D + 2] of a user with this history, by the model that built the index."""
+        """Stored form [1, D + 3] of a user with this history, by the model that built the index."""
         from duality.embeddings import encode_history
 
         vectors = _of_model(self.items, items, self.model.dim)
@@ -305,11 +305,12 @@ class Index:
         return encode_history(self.model, vectors)[None]
 
     def _encode_audience(self, users: list[str]) -> np.ndarray:
-        """Stored form [1, D + 2] of an item with these users."""
+        """Stored form [1, D + 3] of an item with these users."""
         from duality.embeddings import encode_audience
+        from duality.generated import recorded_weights
 
-        levels = np.array(self.pair.manifest["extra"]["levels"], np.float32)
-        return encode_audience(self.model, _of_model(self.users, users, self.model.dim), levels)[None]
+        weights = recorded_weights(self.pair.manifest["extra"], self.path)
+        return encode_audience(self.model, _of_model(self.users, users, self.model.dim), weights)[None]
 
     @cached_property
     def model(self) -> Any:

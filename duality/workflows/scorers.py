@@ -16,6 +16,7 @@ import torch
 from duality.data.dataset import Dataset
 from duality.data.histories import Histories, item_histories, user_histories
 from duality.embeddings import (
+    STORED_EXTRA,
     Made,
     generated_items,
     item_vectors,
@@ -56,12 +57,12 @@ class States:
 
     @cached_property
     def items(self) -> np.ndarray:
-        """float32 [I, D + 2], stored form, of all that is visible."""
+        """float32 [I, D + 3], stored form, of all that is visible."""
         made = None if self._static else self.made
         return stored_item_vectors(self.model, self.dataset, self.visible, made)
 
     def items_before(self, queries: Queries, rows: slice) -> np.ndarray:
-        """float32 [B, D + 2], stored form: the queries' items, made from the users before each query."""
+        """float32 [B, D + 3], stored form: the queries' items, made from the users before each query."""
         if self._static or queries.time is None or self.dataset.event_time is None:
             return self.items[queries.item[rows]]
         trained, generated = self.ends_before(queries, rows)
@@ -69,10 +70,9 @@ class States:
         return (1 - share) * trained + share * generated
 
     def ends_before(self, queries: Queries, rows: slice) -> tuple[np.ndarray, np.ndarray]:
-        """What `items_before` mixes, as `stored_ends`: float32 [B, D + 2] twice."""
+        """What `items_before` mixes, as `stored_ends`: float32 [B, D + 3] twice."""
         item, known = queries.item[rows].astype(np.int64), self.known_users(queries, rows)
-        made = torch.from_numpy(self.generated_before(queries, rows))
-        generated = stored_generated(made, self.made[2][group_of(known)])
+        generated = self.alone_before(queries, rows)
         trained = stored_items(self.model.item_table[torch.from_numpy(item)])
         unseen = ~self.model.trained.numpy()[item]
         trained[unseen] = generated[unseen]
@@ -80,27 +80,32 @@ class States:
         generated[alone] = trained[alone]
         return trained, generated
 
+    def alone_before(self, queries: Queries, rows: slice) -> np.ndarray:
+        """The queries' items as made from the users before each query alone, stored form float32 [B, D + 3]."""
+        made = torch.from_numpy(self.generated_before(queries, rows))
+        return stored_generated(made, self.made[2][group_of(self.known_users(queries, rows))])
+
     def generated_before(self, queries: Queries, rows: slice) -> np.ndarray:
-        """float32 [B, D + 1]: g of the queries' items after the users before each query."""
+        """float32 [B, D]: g of the queries' items after the users before each query."""
         known = self.known_users(queries, rows)
         last = self.item_histories[0][queries.item[rows]] + known - 1
-        empty = self.model.empty_item.detach().numpy()
+        empty = self.model.empty_item.detach().numpy()[: self.model.dim]
         return np.where(known[:, None] > 0, self._packed[last.clip(min=0)], empty)
 
     @cached_property
     def _packed(self) -> np.ndarray:
-        """float32 [H, D + 1]: g after each event of the item histories."""
+        """float32 [H, D]: g after each event of the item histories."""
         histories = item_histories(self.dataset, self.visible)
         return packed_item_states(self.model, histories, self.before_events).numpy()
 
     @cached_property
     def users(self) -> np.ndarray:
-        """float32 [U, D + 2], stored form, after all visible events."""
+        """float32 [U, D + 3], stored form, after all visible events."""
         return stored_users(self.model, user_states(self.model, self.dataset, self._histories, self.vectors))
 
     @cached_property
     def users_after(self) -> np.ndarray:
-        """float32 [H + U, D + 2], stored form: each user after 0, 1, ... of its visible events, in turn."""
+        """float32 [H + U, D + 3], stored form: each user after 0, 1, ... of its visible events, in turn."""
         states = user_states_after(self.model, self.dataset, self._histories, self.vectors)
         return np.concatenate([stored_users(self.model, part) for part in states.split(65_536)])
 
@@ -120,17 +125,17 @@ class States:
     def vectors(self) -> torch.Tensor:
         """float32 [I, D]: what histories are made of."""
         made = None if bool(self.model.trained.all()) else self.made
-        return item_vectors(self.model, self.dataset, self.visible, made)[0]
+        return item_vectors(self.model, self.dataset, self.visible, made)
 
     def users_before(self, events: np.ndarray) -> np.ndarray:
-        """float32 [B, D + 2], stored form: the users of events int64 [B], visible or not, after the
+        """float32 [B, D + 3], stored form: the users of events int64 [B], visible or not, after the
         visible events that come before in their own order."""
         user, histories = self.dataset.event_user[events].astype(np.int64), self._histories
         count = np.searchsorted(histories.event, events) - histories.indptr[user]
         return self.users_after[histories.indptr[user] + user + count]
 
     def user_scores(self, vectors: np.ndarray, queries: Queries, rows: slice) -> np.ndarray:
-        """Inner products of item vectors [B, D + 2] with all users as they were strictly before each
+        """Inner products of item vectors [B, D + 3] with all users as they were strictly before each
         query, float32 [B, U]; as they are after all visible events where the log has no time."""
         if queries.time is None or self.dataset.event_time is None:
             return vectors @ self.users.T
@@ -252,8 +257,7 @@ class ItemEncoderScorer:
 
     def score(self, queries: Queries, rows: slice, direction: str) -> np.ndarray:
         """float32 [B, U]."""
-        made = torch.from_numpy(self.states.generated_before(queries, rows))
-        return self.states.user_scores(stored_generated(made), queries, rows)
+        return self.states.user_scores(self.states.alone_before(queries, rows), queries, rows)
 
 
 class CentredMean:
@@ -276,5 +280,5 @@ class CentredMean:
         known = self.states.known_users(queries, rows)
         start = self.states.item_histories[0][queries.item[rows]]
         mean = (self._sums[start + known] - self._sums[start]) / known.clip(min=1)[:, None]
-        vectors = np.concatenate((mean, np.zeros((len(mean), 2))), axis=1).astype(np.float32)
+        vectors = np.concatenate((mean, np.zeros((len(mean), STORED_EXTRA))), axis=1).astype(np.float32)
         return self.states.user_scores(vectors, queries, rows)

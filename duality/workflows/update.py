@@ -26,8 +26,9 @@ import torch
 from duality.data.append import Appended, append_events
 from duality.data.dataset import Dataset
 from duality.data.versions import Home
-from duality.embeddings import fading_counts, last_moment
+from duality.embeddings import ACTIVITY, LEVEL, fading_counts, last_moment
 from duality.errors import InputError
+from duality.generated import recorded_weights
 from duality.index.lock import WriterLock
 from duality.index.recording import record_dataset
 from duality.runtime import num_threads
@@ -144,10 +145,11 @@ def _upsert_items(index: Index, model: TwoSided, dataset: Dataset, rows: np.ndar
     import pyarrow as pa
 
     if len(rows):
-        levels = np.array(index.pair.manifest["extra"]["levels"], np.float32)
-        vectors = mixed_vectors(model, dataset, rows, levels)
+        vectors = mixed_vectors(
+            model, dataset, rows, recorded_weights(index.pair.manifest["extra"], index.path)
+        )
         ends = (model.popularity, dataset, dataset.event_item, dataset.num_items)
-        vectors[:, model.dim + 1] += _bias(index, rows, *ends)
+        vectors[:, LEVEL] += _bias(index, rows, *ends)
         attributes = pa.table({"generated": ~trained_items(model, rows)})
         index.items.upsert(dataset.item_ids.ids(rows), vectors, attributes)
 
@@ -156,7 +158,7 @@ def _upsert_users(index: Index, model: TwoSided, dataset: Dataset, rows: np.ndar
     if len(rows):
         vectors = user_vectors(model, dataset, rows, _history_vectors(index, model, dataset, rows))
         ends = (model.activity, dataset, dataset.event_user, dataset.num_users)
-        vectors[:, model.dim] += _bias(index, rows, *ends)
+        vectors[:, ACTIVITY] += _bias(index, rows, *ends)
         index.users.upsert(dataset.user_ids.ids(rows), vectors)
 
 

@@ -34,8 +34,14 @@ def histories(num_items: int, lengths: np.ndarray = LENGTHS) -> tuple[np.ndarray
 
 
 def run(model: TwoSided, asked: tuple[np.ndarray, np.ndarray], options: Decoding) -> dict:
-    bias = torch.linspace(-0.5, 0.5, len(model.item_table))
-    return continuations(model, model.item_table.detach(), bias, asked, options)
+    return continuations(model, model.item_table.detach(), stored(model), asked, options)
+
+
+def stored(model: TwoSided) -> torch.Tensor:
+    """Items of stored form [e, partition, level], of every partition and level."""
+    ends = torch.linspace(-0.5, 0.5, len(model.item_table))
+    partition, activity = 1 + ends.flip(0), torch.ones(len(ends))
+    return torch.cat((model.item_table.detach(), torch.stack((partition, activity, ends), 1)), dim=1)
 
 
 @pytest.mark.parametrize("positions", ["rotary", "none"])
@@ -73,8 +79,7 @@ def test_one_step_of_top_greedy_beam_and_ra_is_the_best_item() -> None:
 
 def sequences_with_chances(model: TwoSided, history: np.ndarray, steps: int) -> dict[tuple[int, ...], float]:
     """Every sequence of new items and its probability, by encoding each prefix from scratch."""
-    num_items = len(model.item_table)
-    bias = torch.linspace(-0.5, 0.5, num_items, dtype=torch.float64)
+    num_items, ends = len(model.item_table), stored(model)[:, [-3, -1]].double()
     chances = {(): 1.0}
     for _ in range(steps):
         longer = {}
@@ -82,7 +87,8 @@ def sequences_with_chances(model: TwoSided, history: np.ndarray, steps: int) -> 
             rows = torch.from_numpy(np.concatenate((history, np.array(sequence, dtype=np.int64))))
             with torch.no_grad():
                 state = model.user_states(model.item_table[rows], Layout(np.array([len(rows)])))[-1]
-                scores = (model.item_table @ state).double() + bias
+                preference = (model.item_table @ state).double()
+                scores = preference - preference.logsumexp(0) * ends[:, 0] + ends[:, 1]
             scores[rows] = -torch.inf
             probabilities = scores.softmax(0).tolist()
             allowed = set(range(num_items)) - set(rows.tolist())

@@ -75,7 +75,7 @@ def _states(model: TwoSided, world: object) -> dict[str, dict[int, torch.Tensor]
     item = {}
     for start, end in zip(histories.indptr[:-1], histories.indptr[1:], strict=True):
         for place in range(start, end):
-            item[int(histories.event[place])] = after[place - 1] if place > start else model.empty_item
+            item[int(histories.event[place])] = after[place - 1] if place > start else model.empty_item[:-2]
     return {"user": dict(enumerate(before)), "item": item}
 
 
@@ -162,7 +162,7 @@ def test_bank_rows_are_the_states_strictly_before_each_event() -> None:
     known = items.events[items.layout.positions > 0]
     np.testing.assert_array_equal(task.item_bank.holds(items.events), items.layout.positions > 0)
     for event in known:
-        np.testing.assert_allclose(task.item_bank.states[event], generated[event][:-1].detach(), atol=5e-3)
+        np.testing.assert_allclose(task.item_bank.states[event], generated[event].detach(), atol=5e-3)
 
 
 def test_a_partial_user_batch_mixes_live_and_banked_users() -> None:

@@ -9,10 +9,12 @@ import pytest
 
 from duality.data.dataset import Dataset
 from duality.data.histories import Histories, item_histories, user_histories
-from duality.embeddings import stored_items, user_states_after
+from duality.embeddings import user_states_after
 from duality.evaluation.queries import DIRECTIONS, Queries
+from duality.generated import group_of
 from duality.model.folder import ModelFolder
-from duality.workflows.cold_controls import ColdCentredMean, ColdLogOdds, means_of_first
+from duality.workflows.cold_controls import cold_controls, means_of_first
+from duality.workflows.pooling import ItemMeans, log_odds
 from duality.workflows.scorers import States
 
 FIRST = 3
@@ -31,9 +33,10 @@ def states(world: Path) -> States:
 
 @pytest.fixture(scope="module")
 def given(states: States) -> Histories:
-    """The first three users of every third item."""
+    """The first one to three users of two in three items."""
     whole = item_histories(states.dataset, states.visible)
-    lengths = np.where(np.arange(whole.num_owners) % 3 == 0, np.minimum(whole.lengths, FIRST), 0)
+    wanted = np.arange(whole.num_owners) % (FIRST + 1) % FIRST + (np.arange(whole.num_owners) % 3 == 0)
+    lengths = np.minimum(whole.lengths, wanted)
     event = [
         whole.event[start : start + length] for start, length in zip(whole.indptr[:-1], lengths, strict=True)
     ]
@@ -61,36 +64,44 @@ def test_means_are_those_of_the_users_when_they_came(states: States, given: Hist
     assert not means[given.lengths == 0].any()
 
 
-def test_log_odds_weigh_trained_items_by_what_the_users_prefer(states: States, given: Histories) -> None:
-    model, control = states.model, ColdLogOdds(states, given)
+def test_log_odds_weigh_trained_items_by_what_the_users_prefer(states: States) -> None:
+    model, pool = states.model, log_odds(states)
     table, population = model.item_table.detach().numpy(), model.population_mean.numpy()
-    trained = model.trained.numpy()
-    for item in np.flatnonzero(given.lengths)[:6]:
-        users = users_when_they_came(states, given, item)
-        odds = ((users - population) @ table[trained].T).mean(axis=0)
+    trained, mean = model.trained.numpy(), states.users[:4, : model.dim]
+    found = pool(mean, np.array([1, 5, 9, 0]))
+    for number in range(3):
+        odds = table[trained] @ (mean[number] - population)
         weights = np.exp(odds - odds.max()) / np.exp(odds - odds.max()).sum()
-        expected = weights @ stored_items(model.item_table)[trained]
-        np.testing.assert_allclose(control.items[item], expected, atol=1e-4)
+        np.testing.assert_allclose(found[number], weights @ table[trained], atol=1e-4)
+    np.testing.assert_allclose(found[3], table[trained].mean(0), atol=1e-5)
 
 
-def test_a_centred_mean_points_where_its_users_do_and_competes_on_the_scale_of_trained_items(
+def test_a_centred_mean_points_where_its_users_do_and_is_weighed_by_how_many_they_are(
     states: States, given: Histories
 ) -> None:
-    control, dim = ColdCentredMean(states, given), states.model.dim
-    made = control.items[given.lengths > 0][:, :dim]
-    centred = means_of_first(states, given)[given.lengths > 0] - states.model.population_mean.numpy()
-    cosine = (made * centred).sum(1) / np.linalg.norm(made, axis=1) / np.linalg.norm(centred, axis=1)
-    np.testing.assert_allclose(np.abs(cosine), 1.0, atol=1e-4)
+    control, dim = cold_controls(states, given)[0], states.model.dim
+    asked = np.flatnonzero(given.lengths)
+    centred = means_of_first(states, given)[asked] - states.model.population_mean.numpy()
+    weights = control.weighed.weights[group_of(given.lengths[asked])]
+    np.testing.assert_allclose(control.items[asked, :dim], centred * weights[:, :1], atol=1e-5)
+    np.testing.assert_array_equal(control.items[asked][:, [dim, -1]], weights[:, 1:])
     np.testing.assert_array_equal(control.items[given.lengths == 0], states.items[given.lengths == 0])
-    # Least squares: no other scale of the running means is nearer to the trained vectors.
-    whole = control._histories
-    known = np.flatnonzero((whole.lengths > 0) & states.model.trained.numpy())
-    means, table = (
-        control._running[whole.indptr[known + 1] - 1],
-        states.model.item_table.detach().numpy()[known],
-    )
-    errors = [((control._scale * factor * means - table) ** 2).sum() for factor in (0.9, 1.0, 1.1)]
-    assert errors[1] == min(errors)
+    assert len(np.unique(weights, axis=0)) > 1
+
+
+def test_running_means_are_those_of_each_prefix(states: States) -> None:
+    histories, means = item_histories(states.dataset, states.visible), ItemMeans(states)
+    before = states.before_events.numpy()
+    for item in (0, 1, histories.num_owners - 1):
+        start, end = histories.indptr[item], histories.indptr[item + 1]
+        found, known = means.after(np.arange(start, end))
+        assert known.tolist() == list(range(1, end - start + 1))
+        for place in range(end - start):
+            expected = before[histories.event[start : start + place + 1]].mean(0)
+            np.testing.assert_allclose(found[place], expected, atol=1e-5)
+    found, known = means.after(np.array([-1]))
+    assert not found.any()
+    assert not known.any()
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -103,7 +114,7 @@ def test_a_score_is_the_inner_product_of_the_given_item_and_the_user(
     queries = Queries(
         events, dataset.event_user[events], dataset.event_item[events], dataset.event_time[events]
     )
-    control = ColdLogOdds(states, given)
+    control = cold_controls(states, given)[1]
     scores = control.score(queries, slice(0, 4), direction)
     own = [
         (control.items[i] * u).sum() for i, u in zip(queries.item, states.users_before(events), strict=True)
