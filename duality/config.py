@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -79,18 +79,34 @@ def validate(model: type[C], values: dict[str, Any], *, source: str) -> C:
         return model.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        path = [str(part) for part in first["loc"]]
+        section, path = _walk(model, [str(part) for part in first["loc"]])
         message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
-            message = f"unknown key{suggestion(path[-1], _keys_at(model, path[:-1]))}"
+            message = f"unknown key{suggestion(path[-1], list(section.model_fields) if section else [])}"
+        elif first["type"] == "union_tag_invalid":
+            known = [tag.strip("' ") for tag in first["ctx"]["expected_tags"].split(",")]
+            message = f"name '{first['ctx']['tag']}'{suggestion(first['ctx']['tag'], known)}: choose {', '.join(known)}"
         raise ConfigError(f"{source}: {'.'.join(path)}: {message}") from None
 
 
-def _keys_at(model: type[BaseModel], path: list[str]) -> list[str]:
-    for part in path:
-        field = model.model_fields.get(part)
-        annotation = field.annotation if field else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        model = annotation
-    return list(model.model_fields)
+def _walk(model: type[BaseModel], loc: list[str]) -> tuple[type[BaseModel] | None, list[str]]:
+    """The section that holds the last key of a location, and the location as a recipe writes it: the kind
+    of a section that can be several is not part of it."""
+    section: type[BaseModel] | None = model
+    path = loc[:1]
+    places = iter(loc[1:])
+    for place in places:
+        field = section.model_fields.get(path[-1]) if section else None
+        kinds = _sections(field.annotation) if field else []
+        section = kinds[0] if len(kinds) == 1 else None
+        if len(kinds) > 1:
+            section = next((kind for kind in kinds if kind.model_fields["name"].default == place), None)
+            place = next(places, "")
+        path += [place] if place else []
+    return section, path
+
+
+def _sections(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [one for part in get_args(annotation) for one in _sections(part)]

@@ -67,7 +67,8 @@ def user_states_after(model: TwoSided, dataset: Dataset, histories: Histories, v
         events, lengths = histories.packed(owners)
         layout = Layout(lengths)
         place = np.repeat(histories.indptr[owners] + owners + 1, lengths) + layout.positions
-        encoded = model.user_states(_rows(vectors, dataset.event_item[events]), layout)
+        inputs = _rows(vectors, dataset.event_item[events])
+        encoded = model.user_states(inputs, layout, prefixes=True)
         states[torch.from_numpy(place)] = encoded
     return states
 
@@ -80,7 +81,8 @@ def states_before_events(model: TwoSided, dataset: Dataset, visible: np.ndarray)
     for owners in row_batches(histories, ROWS):
         events, lengths = histories.packed(owners)
         layout = Layout(lengths)
-        encoded = model.user_states(_rows(model.item_table, dataset.event_item[events]), layout)
+        inputs = _rows(model.item_table, dataset.event_item[events])
+        encoded = model.user_states(inputs, layout, prefixes=True)
         states[torch.from_numpy(events)] = before_each(encoded, model.empty_user, layout)
     return states
 
@@ -120,7 +122,8 @@ def packed_item_states(model: TwoSided, histories: Histories, before: Tensor) ->
     for chosen in row_batches(windows.histories, ROWS):
         events, lengths = windows.histories.packed(chosen)
         layout = Layout(lengths)
-        made = model.item_states(before[torch.from_numpy(events)], layout)[:, : model.dim]
+        inputs = before[torch.from_numpy(events)]
+        made = model.item_states(inputs, layout, prefixes=True)[:, : model.dim]
         left = np.repeat(lengths, lengths) - layout.positions  # 1 for the newest row
         fresh = left <= np.repeat(windows.fresh[chosen], lengths)
         place = np.repeat(last[chosen], lengths) - left

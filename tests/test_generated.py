@@ -12,13 +12,13 @@ from model_worlds import dataset, everything, with_items
 from duality import generated
 from duality.data.histories import item_histories
 from duality.embeddings import packed_item_states, states_before_events
-from duality.encoders.registry import EncoderConfig
+from duality.encoders.transformer import TransformerConfig
 from duality.model.two_sided import ModelConfig, TwoSided
 
 
 def small_model() -> TwoSided:
     torch.manual_seed(0)
-    shape = EncoderConfig(hidden=16, dropout=0.0)
+    shape = TransformerConfig(hidden=16, dropout=0.0)
     return TwoSided(10, ModelConfig(dim=16, user_encoder=shape, item_encoder=shape)).eval()
 
 

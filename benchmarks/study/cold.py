@@ -23,6 +23,7 @@ from duality.runtime import num_threads, say
 from duality.workflows.cold import HEADLINE, evaluate_cold
 from duality.workflows.recipe import load_recipe
 from duality.workflows.train import train, world_of
+from study.ceiling import TrainedAfterAll
 from study.printing import judged_together, print_table
 from study.training import SETTINGS
 
@@ -58,7 +59,14 @@ def measure_cold(data: Path, folder: Path, seeds: Sequence[int]) -> None:
             model = ModelFolder.open(folder / "cold" / "models" / f"{name}-{seed}")
             for direction in DIRECTIONS:
                 part, (found, _, _) = evaluate_cold(
-                    model, dataset, split, world, direction, baselines=True, ks=(10, 50)
+                    model,
+                    dataset,
+                    split,
+                    world,
+                    direction,
+                    baselines=True,
+                    others=lambda states, asked: [TrainedAfterAll(states, asked)],
+                    ks=(10, 50),
                 )
                 values[f"{direction}/cluster"] = found.clusters
                 for place, pool in enumerate(found.pools):
@@ -75,7 +83,7 @@ def _called(model: str, scorer: str) -> str:
     """G of the joint model, pools of either; what needs no model has its own name."""
     if scorer == "duality":
         return f"{model}: G"
-    return f"{model}: {scorer}" if scorer in ("centred_mean", "log_odds") else scorer
+    return f"{model}: {scorer}" if scorer in ("centred_mean", "log_odds", TrainedAfterAll.name) else scorer
 
 
 def judge_cold(folder: Path) -> None:

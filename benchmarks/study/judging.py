@@ -14,14 +14,13 @@ from typing import Any
 import numpy as np
 
 from duality.evaluation.comparison import compare
-from study.measuring import METRICS
+from study.measuring import AS_TRAINED, ENCODER, METRICS
 from study.printing import judged_together, print_table
-from study.training import SETTINGS
+from study.training import ABLATIONS
 
-JOINT = ("joint", "joint: preference", "joint: item encoder")
+JOINT = ("joint", "joint: preference", f"joint: {ENCODER}")
 # Controls to which popularity and activity of our kind were added: compared with, but no control by themselves.
 OURS_ADDED = ("one-sided", "simple")
-ABLATIONS = tuple(name for name in SETTINGS if name not in ("joint", "one-sided", "simple"))
 Values = dict[str, np.ndarray]  # by scorer: float [S, Q, M]
 
 
@@ -74,8 +73,19 @@ def _table(direction: str, pool: str, parts: dict[str, tuple[np.ndarray, Values]
         "validation": {name: dict(zip(METRICS, map(float, row), strict=True)) for name, row in means.items()},
         "models": report["models"],
         "comparisons": [row for row in rows if row and row["second"] in against[row["metric"]]],
-        "ablations": [row for row in rows if row and row["second"].split(":")[0] in ABLATIONS],
+        "ablations": [row for form in (AS_TRAINED, ENCODER) for row in _ablated(asked, clusters, form)],
     }
+
+
+def _ablated(values: Values, clusters: np.ndarray, form: str) -> list[dict[str, Any]]:
+    """The joint model against every ablation, both in one form."""
+    others = [f"{name}: {form}" for name in ABLATIONS if f"{name}: {form}" in values]
+    if not others:
+        return []
+    asked = {name: values[name] for name in (f"joint: {form}", *others)}
+    report = compare(asked, clusters, METRICS, references=others)
+    rows: list[dict[str, Any]] = report["comparisons"]
+    return rows
 
 
 def _best(names: Sequence[str], means: dict[str, np.ndarray]) -> dict[str, str]:

@@ -6,6 +6,7 @@ pool and scorer, float32 [Q, M] under "POOL/SCORER"; metric names in METRICS.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,16 +36,18 @@ from duality.workflows.controls import (
     Shared,
     ShuffledItems,
     Transposed,
+    WeighedMean,
     choose_recency,
 )
 from duality.workflows.mirror import Mirror
 from duality.workflows.scorers import CentredMean, ItemEncoderScorer, ModelScorer, States
 from duality.workflows.train import world_of
-from study.training import SETTINGS
+from study.training import ABLATIONS, SETTINGS
 
 METRICS = ("ndcg@10", "recall@10", "recall@100", "auc")
 PARTS = ("validation", "test")
 MODELS = tuple(SETTINGS)
+AS_TRAINED, ENCODER = "as trained", "item encoder"
 MOST_ITEMS = 8_000  # EASE inverts an array of items by items
 
 
@@ -116,7 +119,13 @@ def _of_models(
         model = ModelFolder.open(path).load()
         states = States(model, dataset, world.visible)
         whole = ModelScorer(states)
-        scorers += [Named(name, whole), Named(f"{name}: preference", Preference(whole))]
+        if name in ABLATIONS:
+            scorers.append(Named(f"{name}: {AS_TRAINED}", whole))
+        else:
+            scorers += [Named(name, whole), Named(f"{name}: preference", Preference(whole))]
+        if name == "joint":
+            plain = States(_as_trained(model), dataset, world.visible)
+            scorers.append(Named(f"{name}: {AS_TRAINED}", ModelScorer(plain)))
         if direction == ITEM_TO_USER:
             scorers += _of_states(name, states, dataset, split, world, model)
     mirrored = folder / "mirrored"
@@ -126,19 +135,27 @@ def _of_models(
     return scorers
 
 
+def _as_trained(model: TwoSided) -> TwoSided:
+    """The model before anything was chosen on validation."""
+    plain = copy.deepcopy(model)
+    for chosen in (plain.generated_share, plain.popularity, plain.activity):
+        chosen.zero_()
+    return plain
+
+
 def _of_states(
     name: str, states: States, dataset: Dataset, split: Split, world: World, model: TwoSided
 ) -> list[Scorer]:
     """What else a model's states answer, item to user."""
+    encoder = Named(f"{name}: {ENCODER}", ItemEncoderScorer(states))
     if name == "joint":
-        pairs: list[tuple[str, Scorer]] = [
-            ("item encoder", ItemEncoderScorer(states)),
-            ("shuffled", ShuffledItems(states)),
-        ]
-        return [Named(f"{name}: {what}", scorer) for what, scorer in pairs]
+        return [encoder, Named(f"{name}: shuffled", ShuffledItems(states))]
+    if name in ABLATIONS:
+        return [encoder]
     if name != "one-sided":
         return []
-    asked: list[Scorer] = [Transposed(states), MeanOfUsers(states), CentredMean(states), LogOdds(states)]
+    asked: list[Scorer] = [Transposed(states), MeanOfUsers(states), CentredMean(states)]
+    asked += [WeighedMean(states), LogOdds(states)]
     earlier = world_of(dataset, split, "validation")
     before = Preference(ModelScorer(States(model, dataset, earlier.visible)))
     queries = _some(make_queries(earlier, split.hidden("validation"), ITEM_TO_USER), 2000)

@@ -25,6 +25,9 @@ SETTINGS: dict[str, tuple[str, ...]] = {
         "loss.users_compete_on=score",
         *(f"loss.{term}=0" for term in _ITEM_SIDE),
     ),
+}
+# Compared as they come out of training: what is chosen afterwards would hide what a loss does.
+ABLATIONS: dict[str, tuple[str, ...]] = {
     "no-cycles": ("loss.cycle_item=0", "loss.cycle_user=0"),
     "no-users-compete": ("loss.users_compete=0",),
     "no-next-user": ("loss.next_user=0",),
@@ -41,6 +44,8 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     # Every user enters an item's history as they were just after the meeting: what a leak looks like.
     "leaking": (),
 }
+_UNCHOSEN = tuple(f"choose.{what}=false" for what in ("generated_share", "popularity", "activity"))
+SETTINGS |= {name: (*settings, *_UNCHOSEN) for name, settings in ABLATIONS.items()}
 LEAKING = "leaking"
 MIRROR = "mirror"
 
@@ -90,6 +95,6 @@ def _train_mirror(data: Path, recipe: Path, folder: Path, out: Path, seed: int) 
         *SETTINGS["one-sided"],
         f"train.seed={seed}",
         f"split.name=file:{mirrored / 'split.parquet'}",
-        *(f"choose.{what}=false" for what in ("generated_share", "popularity", "activity")),
+        *_UNCHOSEN,
     ]
     train(mirrored, out, load_recipe(recipe, settings))

@@ -62,22 +62,67 @@ class Layout:
         """int64 [S]: the newest row of each sequence."""
         return self.offsets[1:] - 1
 
+    def cut(self, most: int) -> Layout:
+        """The same rows with each sequence cut into pieces of `most` rows, counted from its newest."""
+        if not len(self.lengths) or self.lengths.max() <= most:
+            return self
+        pieces = -(-self.lengths // most)
+        lengths = np.full(pieces.sum(), most, dtype=np.int64)
+        lengths[np.cumsum(pieces) - pieces] = self.lengths - (pieces - 1) * most
+        return Layout(lengths)
+
 
 class Encoder(nn.Module):
     """Base of the encoders.
 
-    A subclass maps float [P, D] rows and their Layout to float [P, D] states. `causal` says
-    whether row r's state depends on no later row, which lets one pass serve every prefix.
+    A subclass maps float [P, D] rows and their Layout to float [P, D] states.
+
+    Attributes:
+        causal: row r's state depends on no later row.
+        prefix_invariant: nor on how many there are: one pass over at most `max_length` rows serves every
+            prefix. False where positions count from the newest row, or every row sees all.
+        max_length: rows that a state sees at most; longer sequences are cut into pieces from their newest
+            row, and each piece knows nothing of the others. 0 sees all.
     """
 
     causal = True
+    prefix_invariant = True
+    max_length = 0
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.dim = dim
 
+    def seen(self, layout: Layout) -> Layout:
+        """What a state sees: sequences, or pieces of them."""
+        return layout.cut(self.max_length) if self.max_length else layout
+
     def forward(self, rows: Tensor, layout: Layout) -> Tensor:
         raise NotImplementedError
+
+
+def prefix_states(encoder: Encoder, rows: Tensor, layout: Layout, *, block: int = 100_000) -> Tensor:
+    """The state of every prefix, float [P, D]: what each row's state would be if its sequence ended there.
+
+    Cost: one pass where the encoder is prefix invariant. Else every prefix is a sequence of its own, which is
+    quadratic in the length (linear with `max_length`), `block` rows at a time.
+    """
+    if encoder.prefix_invariant and encoder.seen(layout) is layout:
+        states: Tensor = encoder(rows, layout)
+        return states
+    lengths = layout.positions + 1
+    if encoder.max_length:
+        lengths = np.minimum(lengths, encoder.max_length)
+    found, ends, first = [], np.cumsum(lengths), 0
+    while first < len(lengths):
+        reach = np.searchsorted(ends, ends[first] - lengths[first] + block, side="right")
+        last = max(first + 1, int(reach))
+        some = Layout(lengths[first:last])
+        place = some.positions + np.repeat(np.arange(first, last) - some.lengths + 1, some.lengths)
+        made = encoder(rows[torch.from_numpy(place).to(rows.device)], some)
+        found.append(made[torch.from_numpy(some.last_rows).to(rows.device)])
+        first = last
+    return torch.cat(found)
 
 
 def packed_positions(layout: Layout, device: torch.device) -> Tensor:

@@ -1,48 +1,103 @@
-"""Building blocks shared by the encoders: causal attention over packed rows, gated feed-forward.
+"""Building blocks shared by the encoders: causal attention over packed rows, stacks of it, feed-forward layers.
 
 Shapes: P packed rows, D dimensions, H heads, K = D / H, L rows of a sequence, n sequences of a run.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from duality.encoders.base import Layout
+from duality.encoders.base import Encoder, Layout
 from duality.encoders.positions import rotate
 
+Projected = tuple[Tensor, Tensor]  # queries and keys float [P, 2, H, K], values float [P, H, K]
 
-def packed_attention(query_key: Tensor, value: Tensor, layout: Layout) -> Tensor:
-    """Causal softmax attention inside each sequence.
+
+def packed_attention(
+    query_key: Tensor, value: Tensor, layout: Layout, *, causal: bool = True, dropout: float = 0.0
+) -> Tensor:
+    """Softmax attention inside each sequence.
 
     Equally long neighbours share one call, so nothing is padded and nothing is masked out.
-    Memory is linear in L: torch's fused kernel never stores the L x L weights.
+    Memory is linear in L: torch's fused kernel never stores the L x L weights (with dropout it may).
 
     Args:
         query_key: float [P, 2, H, K].
         value: float [P, H, K].
         layout: where the sequences lie.
+        causal: whether a row sees only itself and what came before.
+        dropout: share of the weights that is dropped.
 
     Returns:
         float [P, H, K].
     """
-    # split, not slices: the backward of a slice fills a whole [P, ...] tensor per run.
-    sizes = [count * length for _, count, length in layout.runs]
     pieces = []
-    for (_, count, length), qk, v in zip(
-        layout.runs, query_key.split(sizes), value.split(sizes), strict=True
-    ):
-        if length > 1:
+    for (_, count, length), qk, v in runs_of(layout, query_key, value):
+        if length > 1 or dropout:
             q, k = qk.view(count, length, *qk.shape[1:]).permute(2, 0, 3, 1, 4).unbind()
             v = v.view(count, length, *v.shape[1:]).transpose(1, 2)
-            v = functional.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
+            v = functional.scaled_dot_product_attention(q, k, v, is_causal=causal, dropout_p=dropout)
+            v = v.transpose(1, 2)
         pieces.append(v.reshape(count * length, *value.shape[1:]))
     return torch.cat(pieces)
 
 
-class CausalAttention(nn.Module):
-    """Multi-head causal self-attention with rotary positions over packed rows."""
+def runs_of(
+    layout: Layout, first: Tensor, second: Tensor
+) -> Iterator[tuple[tuple[int, int, int], Tensor, Tensor]]:
+    """Each run of equally long neighbours with its rows of two packed tensors."""
+    # split, not slices: the backward of a slice fills a whole [P, ...] tensor per run.
+    sizes = [count * length for _, count, length in layout.runs]
+    return zip(layout.runs, first.split(sizes), second.split(sizes), strict=True)
+
+
+class SoftmaxBlock(nn.Module):
+    """A layer around softmax attention: what is compared, and what becomes of the mixture.
+
+    In two parts, so that a continued history can keep keys and values (`duality.model.incremental`).
+    """
+
+    def project(self, rows: Tensor, turns: Tensor | None) -> Projected:
+        """Queries, keys and values of rows float [P, D]; `turns` are rotary positions, if there are any."""
+        raise NotImplementedError
+
+    def finish(self, rows: Tensor, mixed: Tensor) -> Tensor:
+        """Rows float [P, D] and what attention made of them, float [P, H, K], to the next layer's rows."""
+        raise NotImplementedError
+
+
+class SoftmaxStack(Encoder):
+    """Blocks of softmax attention, one after another, between positions and a last norm."""
+
+    blocks: nn.ModuleList
+    norm: nn.Module
+    attention_dropout = 0.0
+
+    def enter(self, rows: Tensor, positions: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Rows with what positions int64 [P] add to them, and the turns that blocks are given."""
+        raise NotImplementedError
+
+    def positions_of(self, layout: Layout, device: torch.device) -> Tensor:
+        """Positions int64 [P] as `enter` wants them."""
+        raise NotImplementedError
+
+    def forward(self, rows: Tensor, layout: Layout) -> Tensor:
+        layout = self.seen(layout)
+        rows, turns = self.enter(rows, self.positions_of(layout, rows.device))
+        dropout = self.attention_dropout if self.training else 0.0
+        for block in self.blocks:
+            assert isinstance(block, SoftmaxBlock)
+            query_key, value = block.project(rows, turns)
+            rows = block.finish(rows, packed_attention(query_key, value, layout, dropout=dropout))
+        return self.norm(rows)
+
+
+class Heads(nn.Module):
+    """Linear maps to queries, keys and values of several heads, and back."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -51,11 +106,11 @@ class CausalAttention(nn.Module):
         self.value = nn.Linear(dim, dim)
         self.project_out = nn.Linear(dim, dim)
 
-    def forward(self, rows: Tensor, layout: Layout, turns: Tensor) -> Tensor:
+    def forward(self, rows: Tensor, turns: Tensor | None) -> Projected:
         heads = (self.num_heads, -1)
-        query_key = rotate(self.query_key(rows).unflatten(1, (2, *heads)), turns)
-        mixed = packed_attention(query_key, self.value(rows).unflatten(1, heads), layout)
-        return self.project_out(mixed.flatten(1))
+        query_key = self.query_key(rows).unflatten(1, (2, *heads))
+        turned = query_key if turns is None else rotate(query_key, turns)
+        return turned, self.value(rows).unflatten(1, heads)
 
 
 class GatedFeedForward(nn.Module):
@@ -69,3 +124,16 @@ class GatedFeedForward(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         gate, value = self.project_in(rows).chunk(2, dim=-1)
         return self.project_out(functional.silu(gate) * value)
+
+
+class FeedForward(nn.Module):
+    """Two linear maps with a ReLU between, as in Vaswani et al. (2017), 3.3."""
+
+    def __init__(self, dim: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.project_in = nn.Linear(dim, hidden)
+        self.dropout = nn.Dropout(dropout)
+        self.project_out = nn.Linear(hidden, dim)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.project_out(self.dropout(functional.relu(self.project_in(rows))))

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from duality.encoders.base import Encoder
-from duality.encoders.transformer import Transformer, TransformerConfig
+from duality.encoders.hstu import HSTU, HSTUConfig
+from duality.encoders.sasrec import SASRec, SASRecConfig
+from duality.encoders.transformer import LiGR, LiGRConfig, Transformer, TransformerConfig
+from duality.encoders.vaswani import Vaswani, VaswaniConfig
+
+ENCODERS: dict[str, type] = {
+    "transformer": Transformer,
+    "ligr": LiGR,
+    "vaswani": Vaswani,
+    "sasrec": SASRec,
+    "hstu": HSTU,
+}
+
+# `[model.user_encoder]` and `[model.item_encoder]` of a recipe: `name` decides which keys there are.
+AnyConfig = TransformerConfig | LiGRConfig | VaswaniConfig | SASRecConfig | HSTUConfig
+EncoderConfig = Annotated[AnyConfig, Field(discriminator="name")]
 
 
-class EncoderConfig(TransformerConfig):
-    """`[model.user_encoder]` and `[model.item_encoder]` of a recipe."""
+def with_name(section: Any) -> Any:
+    """A section of a recipe with the encoder's name, which may be left out."""
+    return {"name": "transformer", **section} if isinstance(section, dict) else section
 
-    name: Literal["transformer"] = "transformer"
 
-
-def make_encoder(dim: int, config: EncoderConfig) -> Encoder:
+def make_encoder(dim: int, config: AnyConfig) -> Encoder:
     """A freshly initialised encoder of `dim` dimensions."""
-    return Transformer(dim, config)
+    encoder: Encoder = ENCODERS[config.name](dim, config)
+    return encoder

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from duality.config import Config
-from duality.encoders.base import Encoder, Layout, packed_positions
-from duality.encoders.blocks import CausalAttention, GatedFeedForward
+from duality.encoders.base import Layout, packed_positions
+from duality.encoders.blocks import GatedFeedForward, Heads, Projected, SoftmaxBlock, SoftmaxStack
 from duality.encoders.positions import rotations
 
 
-class TransformerConfig(Config):
+class Shape(Config):
     """Shape of a transformer encoder."""
 
     num_blocks: int = 2
@@ -29,49 +29,87 @@ class TransformerConfig(Config):
     positions: Literal["rotary", "none", "shuffled"] = "rotary"
 
 
-class Block(nn.Module):
+class TransformerConfig(Shape):
+    """`name = "transformer"`."""
+
+    name: Literal["transformer"] = "transformer"
+
+
+class LiGRConfig(Shape):
+    """`name = "ligr"`: the same with gates."""
+
+    name: Literal["ligr"] = "ligr"
+
+
+class Block(SoftmaxBlock):
     """Attention and feed-forward, each on normalised rows, each added to what came in."""
 
-    def __init__(self, dim: int, config: TransformerConfig) -> None:
+    def __init__(self, dim: int, config: Shape) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(dim)
-        self.attention = CausalAttention(dim, config.num_heads)
+        self.attention = Heads(dim, config.num_heads)
         self.feed_forward_norm = nn.LayerNorm(dim)
         self.feed_forward = GatedFeedForward(dim, config.hidden)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, rows: Tensor, layout: Layout, turns: Tensor) -> Tensor:
-        rows = rows + self.dropout(self.attention(self.attention_norm(rows), layout, turns))
+    def project(self, rows: Tensor, turns: Tensor | None) -> Projected:
+        projected: Projected = self.attention(self.attention_norm(rows), turns)
+        return projected
+
+    def finish(self, rows: Tensor, mixed: Tensor) -> Tensor:
+        rows = rows + self.dropout(self.attention.project_out(mixed.flatten(1)))
         return rows + self.dropout(self.feed_forward(self.feed_forward_norm(rows)))
 
 
-class Transformer(Encoder):
+class GatedBlock(Block):
+    """A block whose every addition passes a gate made of what came in.
+
+    Source: LiGR (Hertel et al., "Efficient user history modeling with amortized inference", 2025), as in
+    eSASRec's layers.
+    """
+
+    def __init__(self, dim: int, config: Shape) -> None:
+        super().__init__(dim, config)
+        self.attention_gate = nn.Linear(dim, dim)
+        self.feed_forward_gate = nn.Linear(dim, dim)
+
+    def finish(self, rows: Tensor, mixed: Tensor) -> Tensor:
+        update = self.dropout(self.attention.project_out(mixed.flatten(1)))
+        rows = rows + self.attention_gate(rows).sigmoid() * update
+        update = self.dropout(self.feed_forward(self.feed_forward_norm(rows)))
+        return rows + self.feed_forward_gate(rows).sigmoid() * update
+
+
+class Transformer(SoftmaxStack):
     """float [P, dim] rows to float [P, dim] states; state r depends on rows up to r of its sequence."""
 
-    def __init__(self, dim: int, config: TransformerConfig) -> None:
+    block: type[Block] = Block
+
+    def __init__(self, dim: int, config: Shape) -> None:
         super().__init__(dim)
         if dim % (2 * config.num_heads):
             raise ValueError(f"dim {dim} must be a multiple of 2 x num_heads ({2 * config.num_heads})")
         self.positions = config.positions
+        self.prefix_invariant = config.positions != "shuffled"
         self.head_dim = dim // config.num_heads
         self.input_dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(Block(dim, config) for _ in range(config.num_blocks))
+        self.blocks = nn.ModuleList(self.block(dim, config) for _ in range(config.num_blocks))
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, rows: Tensor, layout: Layout) -> Tensor:
-        turns = rotations(self._positions(layout, rows.device), self.head_dim)
-        rows = self.input_dropout(rows)
-        for block in self.blocks:
-            rows = block(rows, layout, turns)
-        return self.norm(rows)
+    def enter(self, rows: Tensor, positions: Tensor) -> tuple[Tensor, Tensor | None]:
+        turns = None if self.positions == "none" else rotations(positions, self.head_dim)
+        return self.input_dropout(rows), turns
 
-    def _positions(self, layout: Layout, device: torch.device) -> Tensor:
-        """int64 [P]."""
+    def positions_of(self, layout: Layout, device: torch.device) -> Tensor:
         positions = packed_positions(layout, device)
-        if self.positions == "none":
-            return torch.zeros_like(positions)
         if self.positions == "shuffled":
             noise = np.random.default_rng(layout.num_rows).random(layout.num_rows)
             sequence = np.repeat(np.arange(len(layout.lengths)), layout.lengths)
             positions = positions[torch.from_numpy(np.lexsort((noise, sequence))).to(device)]
         return positions
+
+
+class LiGR(Transformer):
+    """The same with gated additions."""
+
+    block = GatedBlock

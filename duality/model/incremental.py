@@ -17,10 +17,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from duality.encoders.base import Encoder, Layout, packed_positions
-from duality.encoders.blocks import packed_attention
-from duality.encoders.positions import rotate, rotations
-from duality.encoders.transformer import Block, Transformer
+from duality.encoders.base import Encoder, Layout
+from duality.encoders.blocks import SoftmaxBlock, SoftmaxStack, packed_attention
 
 
 class Continued(Protocol):
@@ -44,7 +42,7 @@ def continued(encoder: Encoder, rows: Tensor, layout: Layout) -> Continued:
         rows: float [P, D], packed input of the prefixes.
         layout: where each prefix lies; none is empty.
     """
-    if isinstance(encoder, Transformer) and encoder.positions != "shuffled":
+    if isinstance(encoder, SoftmaxStack) and encoder.prefix_invariant:
         return Cached(encoder, rows, layout)
     return Recomputed(encoder, rows, layout)
 
@@ -52,7 +50,7 @@ def continued(encoder: Encoder, rows: Tensor, layout: Layout) -> Continued:
 class Cached:
     """Continuations of a transformer from stored keys and values; see the module header."""
 
-    def __init__(self, encoder: Transformer, rows: Tensor, layout: Layout) -> None:
+    def __init__(self, encoder: SoftmaxStack, rows: Tensor, layout: Layout) -> None:
         self.encoder = encoder
         self.lengths = torch.from_numpy(layout.lengths.astype("int64"))
         self.hidden = torch.arange(int(self.lengths.max())) >= self.lengths[:, None]
@@ -63,65 +61,48 @@ class Cached:
 
     def _encode(self, rows: Tensor, layout: Layout) -> Tensor:
         """States of the prefixes, float [S, D]; fills `prefix`, [S, L, H, K] keys and values a block."""
-        turns = self._turns(packed_positions(layout, rows.device))
+        rows, turns = self.encoder.enter(rows, self.encoder.positions_of(layout, rows.device))
         places = (
             torch.repeat_interleave(torch.arange(len(self.lengths)), self.lengths),
             torch.from_numpy(layout.positions),
         )
         for block in self.encoder.blocks:
-            assert isinstance(block, Block)
-            query, key, value = _projected(block, rows, turns)
-            self.prefix.append((self._padded(key, places), self._padded(value, places)))
-            rows = _finished(block, rows, packed_attention(torch.stack((query, key), 1), value, layout))
-        return self.encoder.norm(rows[torch.from_numpy(layout.last_rows)])
+            assert isinstance(block, SoftmaxBlock)
+            query_key, value = block.project(rows, turns)
+            self.prefix.append((self._padded(query_key[:, 1], places), self._padded(value, places)))
+            rows = block.finish(rows, packed_attention(query_key, value, layout))
+        last: Tensor = self.encoder.norm(rows[torch.from_numpy(layout.last_rows)])
+        return last
 
     def _padded(self, packed: Tensor, places: tuple[Tensor, Tensor]) -> Tensor:
         padded = packed.new_zeros((*self.hidden.shape, *packed.shape[1:]))
         padded[places] = packed
         return padded
 
-    def _turns(self, positions: Tensor) -> Tensor:
-        return rotations(
-            torch.zeros_like(positions) if self.encoder.positions == "none" else positions,
-            self.encoder.head_dim,
-        )
-
     def extend(self, rows: Tensor) -> Tensor:
         """Append one row to each branch: float [S, B, D] to the new states, float [S, B, D]."""
-        shape = rows.shape
-        turns = self._turns((self.lengths + self.added).repeat_interleave(shape[1]))
-        flat, own = rows.flatten(0, 1), []
+        shape, own = rows.shape, []
+        positions = (self.lengths + self.added).repeat_interleave(shape[1])
+        flat, turns = self.encoder.enter(rows.flatten(0, 1), positions)
         for number, block in enumerate(self.encoder.blocks):
-            assert isinstance(block, Block)
-            query, key, value = (part.unflatten(0, shape[:2]) for part in _projected(block, flat, turns))
-            keys, values = key[:, :, None], value[:, :, None]
+            assert isinstance(block, SoftmaxBlock)
+            query_key, value = (part.unflatten(0, shape[:2]) for part in block.project(flat, turns))
+            keys, values = query_key[:, :, None, 1], value[:, :, None]
             if self.own is not None:
                 keys = torch.cat((self.own[number][0], keys), dim=2)
                 values = torch.cat((self.own[number][1], values), dim=2)
             own.append((keys, values))
-            mixed = _attend(query, self.prefix[number], (keys, values), self.hidden)
-            flat = _finished(block, flat, mixed.flatten(0, 1))
+            mixed = _attend(query_key[:, :, 0], self.prefix[number], (keys, values), self.hidden)
+            flat = block.finish(flat, mixed.flatten(0, 1))
         self.own, self.added = own, self.added + 1
-        return self.encoder.norm(flat).view(shape)
+        states: Tensor = self.encoder.norm(flat)
+        return states.view(shape)
 
     def keep(self, parents: Tensor) -> None:
         """Branch b goes on from branch parents[s, b]."""
         if self.own is not None:
             rows = torch.arange(len(parents))[:, None]
             self.own = [(keys[rows, parents], values[rows, parents]) for keys, values in self.own]
-
-
-def _projected(block: Block, rows: Tensor, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Query, key (both turned) and value of packed rows, float [P, H, K] each."""
-    attention = block.attention
-    normal, heads = block.attention_norm(rows), (attention.num_heads, -1)
-    query, key = rotate(attention.query_key(normal).unflatten(1, (2, *heads)), turns).unbind(1)
-    return query, key, attention.value(normal).unflatten(1, heads)
-
-
-def _finished(block: Block, rows: Tensor, mixed: Tensor) -> Tensor:
-    rows = rows + block.attention.project_out(mixed.flatten(1))
-    return rows + block.feed_forward(block.feed_forward_norm(rows))
 
 
 def _attend(

@@ -17,21 +17,25 @@ import math
 
 import numpy as np
 import torch
+from pydantic import field_validator
 from torch import Tensor, nn
 
 from duality.config import Config
-from duality.encoders.base import Layout
-from duality.encoders.registry import EncoderConfig, make_encoder
+from duality.encoders.base import Encoder, Layout, prefix_states
+from duality.encoders.registry import EncoderConfig, make_encoder, with_name
+from duality.encoders.transformer import TransformerConfig
 
 
 class ModelConfig(Config):
     """`[model]` of a recipe."""
 
     dim: int = 64
-    user_encoder: EncoderConfig = EncoderConfig()
-    item_encoder: EncoderConfig = EncoderConfig()
+    user_encoder: EncoderConfig = TransformerConfig()
+    item_encoder: EncoderConfig = TransformerConfig()
     shared_encoder: bool = False  # users encode items and items users with the weights of user_encoder
     item_history: int = 128  # newest users that an item is made from; 0 takes all
+
+    _names = field_validator("user_encoder", "item_encoder", mode="before")(with_name)
 
 
 class TwoSided(nn.Module):
@@ -83,9 +87,14 @@ class TwoSided(nn.Module):
     def dim(self) -> int:
         return self.config.dim
 
-    def user_states(self, item_vectors: Tensor, layout: Layout) -> Tensor:
-        """u after each event: item vectors float [P, D] (trained or generated) to float [P, D]."""
-        return self.user_encoder(item_vectors * math.sqrt(self.dim), layout)
+    def user_states(self, item_vectors: Tensor, layout: Layout, *, prefixes: bool = False) -> Tensor:
+        """u after each event: item vectors float [P, D] (trained or generated) to float [P, D].
+
+        Args:
+            prefixes: every row as if its history ended there, for encoders to which that makes a difference
+                (`Encoder.prefix_invariant`); without it only the newest row of each history is sure to be that.
+        """
+        return _encoded(self.user_encoder, item_vectors * math.sqrt(self.dim), layout, prefixes)
 
     def _start_as_the_mean(self) -> None:
         with torch.no_grad():
@@ -95,15 +104,17 @@ class TwoSided(nn.Module):
             nn.init.zeros_(unused.bias)
         nn.init.ones_(self.item_partition.bias)
 
-    def item_states(self, user_states: Tensor, layout: Layout) -> Tensor:
+    def item_states(self, user_states: Tensor, layout: Layout, *, prefixes: bool = False) -> Tensor:
         """g after each user: states float [P, D] strictly before each meeting to float [P, D + 2].
 
         With what follows g, the partition and the level, an item scores <u, g> - partition log Z(u) + level.
-        The level plays no part among the users of one item.
+        The level plays no part among the users of one item. `prefixes` as in `user_states`.
         """
         centred = user_states - self.population_mean
         encoder = self.user_encoder if self.item_encoder is None else self.item_encoder
-        made = self.item_pool(running_means(centred, layout)) + self.item_head(encoder(centred, layout))
+        made = self.item_pool(running_means(centred, layout)) + self.item_head(
+            _encoded(encoder, centred, layout, prefixes)
+        )
         users = torch.from_numpy(np.log1p(layout.positions + 1)).to(made)[:, None]
         return torch.cat((made, self.item_partition(users), self.item_level(torch.cat((made, users), 1))), 1)
 
@@ -123,6 +134,11 @@ class TwoSided(nn.Module):
         empty = self.empty_item.detach()[: self.dim].expand(more, -1)
         self.item_table = nn.Parameter(torch.cat((self.item_table.detach(), empty)))
         self.trained = torch.cat((self.trained, self.trained.new_zeros(more)))
+
+
+def _encoded(encoder: Encoder, rows: Tensor, layout: Layout, prefixes: bool) -> Tensor:
+    states: Tensor = prefix_states(encoder, rows, layout) if prefixes else encoder(rows, layout)
+    return states
 
 
 def running_means(rows: Tensor, layout: Layout) -> Tensor:

@@ -5,6 +5,7 @@ Shapes: U users, I items, B queries of a block, D dimensions.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -39,6 +40,7 @@ def evaluate_cold(
     direction: str,
     *,
     baselines: bool,
+    others: Callable[[States, ColdQueries], list[Scorer]] | None = None,
     **how: Any,
 ) -> tuple[dict[str, Any], tuple[Measured, World, list[Scorer]]]:
     """Report of one direction: the numbers for 5 events, and under `by_events` for 1, 3, 5 and 10;
@@ -48,6 +50,7 @@ def evaluate_cold(
         folder: a model that was trained under the split.
         split: "cold-item" or "cold-user".
         world: of the split's test part.
+        others: more scorers to compare with, made once; for studies.
         how: `ks`, `seed` and `matched` of `duality.evaluation.protocol.evaluate`.
     """
     items = split.name == "cold-item"
@@ -55,9 +58,11 @@ def evaluate_cold(
     queries = queries_of(world, asked, direction, GIVEN)
     states = States(folder.load(), dataset, world.visible)
     seed, by_events, evidence = how.get("seed", 0), {}, {}
+    more = others(states, asked) if others else []
     for n in GIVEN:
         now = cold_world(world, asked, n)
         scorers = _scorers(ColdItems if items else ColdUsers, states, asked, n, now, direction, baselines)
+        scorers += more
         found = measure(scorers, queries, now, direction, seen=never_met(world, direction), **how)
         by_events[n] = report(found, protocol=split.name, split="test", seed=seed)
         evidence[n] = found, now, scorers

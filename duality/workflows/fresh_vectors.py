@@ -117,7 +117,8 @@ def states_after(
     for batch in row_batches(histories, ROWS):
         events, rows = histories.packed(batch)
         layout = Layout(rows)
-        encoded = model.user_states(vectors(dataset.event_item[events].astype(np.int64)), layout)
+        inputs = vectors(dataset.event_item[events].astype(np.int64))
+        encoded = model.user_states(inputs, layout, prefixes=True)
         wanted, number = asked.packed(batch)
         row = np.repeat(layout.offsets[:-1], number) + counts[wanted] - 1
         known = counts[wanted] > 0

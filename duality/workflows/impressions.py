@@ -152,7 +152,9 @@ def states_after_events(model: TwoSided, dataset: Dataset, vectors: Tensor) -> T
         for owners in row_batches(histories, ROWS):
             events, lengths = histories.packed(owners)
             items = torch.from_numpy(dataset.event_item[events].astype(np.int64))
-            states[torch.from_numpy(events)] = model.user_states(vectors[items], Layout(lengths))
+            states[torch.from_numpy(events)] = model.user_states(
+                vectors[items], Layout(lengths), prefixes=True
+            )
             bar.advance(len(events))
     return states
 

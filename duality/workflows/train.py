@@ -16,7 +16,7 @@ from duality.data.dataset import Dataset
 from duality.data.histories import item_histories, user_histories
 from duality.data.split import Split
 from duality.data.splits import split_named
-from duality.encoders.registry import EncoderConfig
+from duality.encoders.transformer import Shape
 from duality.errors import InputError
 from duality.evaluation.queries import DIRECTIONS, USER_TO_ITEM, Queries, World, make_queries
 from duality.evaluation.ranking import rank_full
@@ -117,7 +117,12 @@ def _trainer(dataset: Dataset, split: Split, recipe: Recipe, out: Path, device: 
     config = recipe.model
     if not dataset.timed:
         # Without time an item's users are a set, and an order among them would be made up.
-        unordered = EncoderConfig(**{**config.item_encoder.model_dump(), "positions": "none"})
+        if not isinstance(config.item_encoder, Shape):
+            raise InputError(
+                f"{dataset.path}: no time, so that an item's users have no order: item encoder "
+                f"{config.item_encoder.name} needs one, set model.item_encoder.name to transformer or ligr"
+            )
+        unordered = config.item_encoder.model_copy(update={"positions": "none"})
         config = config.model_copy(update={"item_encoder": unordered})
         say("this log has an order per user but no time: the item side treats its users as a set")
     model = TwoSided(dataset.num_items, config)

@@ -7,19 +7,30 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
-from duality.encoders.base import Encoder, Layout
+from duality.encoders.base import Encoder, Layout, prefix_states
 from duality.encoders.positions import rotate, rotations
-from duality.encoders.registry import EncoderConfig, make_encoder
+from duality.encoders.registry import ENCODERS, EncoderConfig, make_encoder
+from duality.encoders.transformer import Transformer
 
 DIM = 16
 lengths_lists = st.lists(st.integers(1, 12), min_size=1, max_size=6)
 
 
-@pytest.fixture(scope="module", params=["transformer"])
-def encoder(request: pytest.FixtureRequest) -> Encoder:
+LONG = 9  # rows that a state of an encoder with a limit sees
+
+
+def made(name: str, **settings: object) -> Encoder:
     torch.manual_seed(0)
-    return make_encoder(DIM, EncoderConfig(name=request.param, hidden=24)).eval()
+    config = TypeAdapter(EncoderConfig).validate_python({"name": name, **settings})
+    return make_encoder(DIM, config).eval()
+
+
+@pytest.fixture(scope="module", params=list(ENCODERS))
+def encoder(request: pytest.FixtureRequest) -> Encoder:
+    limited = {"max_length": LONG} if request.param in ("sasrec", "hstu") else {}
+    return made(request.param, **limited)
 
 
 @given(lengths_lists, st.integers(0, 99))
@@ -34,18 +45,49 @@ def test_packed_equals_one_at_a_time(encoder: Encoder, lengths: list[int], seed:
 
 @given(st.integers(2, 30), st.data())
 @settings(max_examples=30, deadline=None)
-def test_a_state_is_the_state_of_its_prefix(encoder: Encoder, length: int, data: st.DataObject) -> None:
+def test_a_state_is_the_state_of_its_prefix_or_says_that_it_is_not(
+    encoder: Encoder, length: int, data: st.DataObject
+) -> None:
+    length = min(length, encoder.max_length or length)
     rows = torch.randn(length, DIM, generator=torch.Generator().manual_seed(length))
     whole = encoder(rows, Layout(np.array([length])))
     cut = data.draw(st.integers(1, length))
     prefix = encoder(rows[:cut], Layout(np.array([cut])))
-    torch.testing.assert_close(whole[:cut], prefix, atol=1e-5, rtol=0)
+    if encoder.prefix_invariant:
+        torch.testing.assert_close(whole[:cut], prefix, atol=1e-5, rtol=0)
+    elif cut < length:
+        assert not torch.allclose(whole[:cut], prefix, atol=1e-4)
+
+
+@given(lengths_lists, st.integers(0, 99))
+@settings(max_examples=20, deadline=None)
+def test_prefix_states_are_those_of_each_prefix_alone(
+    encoder: Encoder, lengths: list[int], seed: int
+) -> None:
+    layout = Layout(np.array(lengths))
+    rows = torch.randn(layout.num_rows, DIM, generator=torch.Generator().manual_seed(seed))
+    found, expected = prefix_states(encoder, rows, layout, block=20), []
+    for part in rows.split(lengths):
+        expected += [encoder(part[:n], Layout(np.array([n])))[-1] for n in range(1, len(part) + 1)]
+    torch.testing.assert_close(found, torch.stack(expected), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["sasrec", "hstu"])
+def test_what_lies_further_back_than_the_limit_is_not_seen(name: str) -> None:
+    limited, rows = made(name, max_length=LONG), torch.randn(30, DIM)
+    states = limited(rows, Layout(np.array([30])))
+    newest = limited(rows[-LONG:], Layout(np.array([LONG])))
+    torch.testing.assert_close(states[-LONG:], newest, atol=1e-5, rtol=0)
+    assert Layout(np.array([30, 4, 9])).cut(9).lengths.tolist() == [3, 9, 9, 9, 4, 9]
 
 
 @given(st.integers(2, 20), st.data())
 @settings(max_examples=30, deadline=None)
 def test_a_later_row_changes_no_earlier_state(encoder: Encoder, length: int, data: st.DataObject) -> None:
     rows = torch.randn(length, DIM, generator=torch.Generator().manual_seed(length))
+    changed = rows.clone()
+    length = min(length, encoder.max_length or length)
+    rows = rows[:length]
     changed = rows.clone()
     at = data.draw(st.integers(1, length - 1))
     changed[at:] = -rows[at:]
@@ -55,7 +97,7 @@ def test_a_later_row_changes_no_earlier_state(encoder: Encoder, length: int, dat
     assert not torch.allclose(before[at:], after[at:])
 
 
-def test_the_order_of_rows_matters_with_rotary_positions(encoder: Encoder) -> None:
+def test_the_order_of_rows_matters(encoder: Encoder) -> None:
     rows = torch.randn(6, DIM)
     layout = Layout(np.array([6]))
     swapped = rows[[1, 0, 2, 3, 4, 5]]
@@ -100,9 +142,10 @@ def test_cuda_agrees_with_cpu(encoder: Encoder) -> None:
 
 
 def test_shuffled_positions_stay_in_their_sequence_and_keep_none_of_its_order() -> None:
-    shuffled = make_encoder(DIM, EncoderConfig(hidden=24, positions="shuffled")).eval()
+    shuffled = made("transformer", hidden=24, positions="shuffled")
     layout = Layout(np.array([200, 3, 200]))
-    positions = shuffled._positions(layout, torch.device("cpu")).numpy()  # type: ignore[operator]
+    assert isinstance(shuffled, Transformer)
+    positions = shuffled.positions_of(layout, torch.device("cpu")).numpy()
     for part, length in zip(np.split(positions, layout.offsets[1:-1]), layout.lengths, strict=True):
         assert sorted(part) == list(range(length))
     first = positions[:200]

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from duality.encoders.base import Layout
-from duality.encoders.registry import EncoderConfig
-from duality.encoders.transformer import Transformer
+from duality.encoders.transformer import Transformer, TransformerConfig
 from duality.errors import InputError
 from duality.model.decoding import METHODS, Decoding, _drawn, continuations
 from duality.model.incremental import Cached, Recomputed
@@ -21,7 +20,7 @@ LENGTHS = np.array([1, 3, 3, 7])
 
 def model_of(num_items: int, positions: str = "rotary") -> TwoSided:
     torch.manual_seed(0)
-    encoder = EncoderConfig(hidden=16, positions=positions)
+    encoder = TransformerConfig(hidden=16, positions=positions)
     model = TwoSided(num_items, ModelConfig(dim=16, user_encoder=encoder, item_encoder=encoder)).eval()
     with torch.no_grad():
         model.item_table.mul_(3)  # scores that differ enough for an order to mean something
@@ -47,7 +46,7 @@ def stored(model: TwoSided) -> torch.Tensor:
 @pytest.mark.parametrize("positions", ["rotary", "none"])
 def test_cached_states_are_those_of_the_whole_history(positions: str) -> None:
     torch.manual_seed(0)
-    encoder = Transformer(16, EncoderConfig(hidden=16, positions=positions)).eval()
+    encoder = Transformer(16, TransformerConfig(hidden=16, positions=positions)).eval()
     rows, layout = torch.randn(int(LENGTHS.sum()), 16), Layout(LENGTHS)
     with torch.inference_mode():
         cached, plain = Cached(encoder, rows, layout), Recomputed(encoder, rows, layout)

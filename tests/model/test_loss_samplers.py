@@ -10,7 +10,7 @@ import torch
 from model_worlds import both_batches, dataset, rivals
 
 from duality.config import validate, with_overrides
-from duality.encoders.registry import EncoderConfig
+from duality.encoders.transformer import TransformerConfig
 from duality.errors import ConfigError
 from duality.model.bank import StateBank
 from duality.model.losses import softmax_loss
@@ -107,7 +107,7 @@ def test_the_positive_is_not_weighted_by_its_chance_of_being_drawn() -> None:
 def objective(**settings: object) -> tuple[Objective, tuple[Batch, Batch]]:
     world = dataset(seed=1)
     torch.manual_seed(0)
-    shape = EncoderConfig(hidden=16, dropout=0.0)
+    shape = TransformerConfig(hidden=16, dropout=0.0)
     model = TwoSided(10, ModelConfig(dim=16, user_encoder=shape, item_encoder=shape))
     users, items = (StateBank(world.num_events, model.dim) for _ in range(2))
     config = validate(LossConfig, settings, source="test")

@@ -12,12 +12,12 @@ from model_worlds import batch, both_batches, dataset, everything, rivals, with_
 from duality.data.histories import first_meetings, item_histories, user_histories
 from duality.embeddings import packed_item_states, states_before_events
 from duality.encoders.base import Layout
-from duality.encoders.registry import EncoderConfig
+from duality.encoders.transformer import TransformerConfig
 from duality.model.bank import StateBank
 from duality.model.objective import LossConfig, Objective
 from duality.model.two_sided import ModelConfig, TwoSided
 
-SHAPE = EncoderConfig(hidden=16, dropout=0.0)
+SHAPE = TransformerConfig(hidden=16, dropout=0.0)
 
 
 def small_model(items: int = 10) -> TwoSided:

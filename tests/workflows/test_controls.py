@@ -15,7 +15,7 @@ from duality.data.dataset import Dataset
 from duality.data.importing import import_events
 from duality.data.splits import leave_one_out
 from duality.encoders.base import Layout
-from duality.encoders.registry import EncoderConfig
+from duality.encoders.transformer import TransformerConfig
 from duality.errors import InputError
 from duality.evaluation.pools import ALL, TIME_MATCHED
 from duality.evaluation.queries import DIRECTIONS, ITEM_TO_USER, USER_TO_ITEM, Queries, World, make_queries
@@ -87,7 +87,7 @@ class Case:
 def untrained(dataset: Dataset, world: World, *, learned: bool) -> States:
     """States of a random network; with `learned`, G is not the centred mean that it starts as."""
     torch.manual_seed(1)
-    encoder = EncoderConfig(hidden=8)
+    encoder = TransformerConfig(hidden=8)
     config = ModelConfig(dim=8, user_encoder=encoder, item_encoder=encoder, item_history=HISTORY)
     model = TwoSided(dataset.num_items, config).eval()
     with torch.no_grad():

@@ -1,0 +1,89 @@
+"""HSTU: pointwise attention, gated, with relative positions.
+
+Source: Zhai et al., "Actions speak louder than words" (2024), 3.1 and the published research code. Scores pass
+SiLU and are divided by `max_length` instead of going through a softmax, so how much there is counts, not only
+its proportions. The bias depends on how far back a row lies.
+
+Cost: the weights of a sequence are stored, n H L^2 floats for n sequences of a run: cut long ones with `max_length`.
+Shapes: P packed rows, D dimensions, H heads, K = D / H, L rows of a sequence, n sequences of a run.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from duality.config import Config
+from duality.encoders.base import Encoder, Layout
+from duality.encoders.blocks import runs_of
+
+
+class HSTUConfig(Config):
+    """Shape of HSTU, `name = "hstu"`."""
+
+    name: Literal["hstu"] = "hstu"
+    num_blocks: int = 2
+    num_heads: int = 2
+    dropout: float = 0.2
+    max_length: int = 200
+
+
+class HSTUBlock(nn.Module):
+    """One layer: a projection to gate, value, query and key; pointwise attention; a gated projection back."""
+
+    def __init__(self, dim: int, config: HSTUConfig) -> None:
+        super().__init__()
+        self.heads, self.max_length = (config.num_heads, -1), config.max_length
+        self.project_in = nn.Parameter(torch.empty(dim, 4 * dim).normal_(std=0.02))
+        # Entry b is added to the score of the row b back.
+        self.back = nn.Parameter(torch.empty(config.max_length).normal_(std=0.02))
+        self.project_out = nn.Linear(dim, dim)
+        self.dropout = nn.Dropout(config.dropout)
+        nn.init.xavier_uniform_(self.project_out.weight)
+
+    def forward(self, rows: Tensor, layout: Layout) -> Tensor:
+        gate, value, query, key = functional.silu(_normal(rows) @ self.project_in).chunk(4, dim=1)
+        query_key = torch.stack((query, key), 1).unflatten(2, self.heads)
+        mixed = self._mixed(query_key, value.unflatten(1, self.heads), layout)
+        return rows + self.project_out(self.dropout(gate * _normal(mixed)))
+
+    def _mixed(self, query_key: Tensor, value: Tensor, layout: Layout) -> Tensor:
+        """Pointwise attention inside each sequence, float [P, D]."""
+        pieces = []
+        for (_, count, length), qk, v in runs_of(layout, query_key, value):
+            q, k = qk.view(count, length, *qk.shape[1:]).permute(2, 0, 3, 1, 4).unbind()
+            v = v.view(count, length, *v.shape[1:]).transpose(1, 2)
+            weights = functional.silu(q @ k.transpose(2, 3) + self._bias(length)).tril()
+            pieces.append((weights / self.max_length @ v).transpose(1, 2).reshape(count * length, -1))
+        return torch.cat(pieces)
+
+    def _bias(self, length: int) -> Tensor:
+        """float [L, L]: entry (i, j) is that of a row i - j back; what is above the diagonal is not used."""
+        place = torch.arange(length, device=self.back.device)
+        return self.back[(place[:, None] - place).clamp(min=0)]
+
+
+class HSTU(Encoder):
+    """float [P, dim] rows to float [P, dim] states."""
+
+    def __init__(self, dim: int, config: HSTUConfig) -> None:
+        super().__init__(dim)
+        if dim % config.num_heads:
+            raise ValueError(f"dim {dim} must be a multiple of num_heads ({config.num_heads})")
+        self.max_length = config.max_length
+        self.input_dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(HSTUBlock(dim, config) for _ in range(config.num_blocks))
+
+    def forward(self, rows: Tensor, layout: Layout) -> Tensor:
+        rows, layout = self.input_dropout(rows), self.seen(layout)
+        for block in self.blocks:
+            rows = block(rows, layout)
+        return rows
+
+
+def _normal(rows: Tensor) -> Tensor:
+    """Rows with mean 0 and variance 1, nothing learned."""
+    return functional.layer_norm(rows, rows.shape[-1:], eps=1e-6)
