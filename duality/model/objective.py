@@ -34,6 +34,7 @@ from duality.errors import InputError
 from duality.model.bank import StateBank
 from duality.model.losses import cycle_loss, masked_softmax_loss, softmax_loss
 from duality.model.negatives import draw_negatives
+from duality.model.pair_losses import gbce_power, pair_loss
 from duality.model.rivals import Rivals
 from duality.model.two_sided import TwoSided, before_each
 from duality.sampler_specs import parse_sampler
@@ -53,6 +54,9 @@ class LossConfig(Config):
     cycle_user: float = 0.1
     negatives: int = 0  # negatives drawn per batch and shared by its rows; 0 takes every item
     sampler: str = "uniform"  # who is drawn: uniform, popularity:BETA, batch, hard:K, mixture:W*A+W*B
+    kind: Literal["softmax", "bce", "gbce", "bpr"] = "softmax"  # of the next-item loss
+    per_positive: float = 1.0  # negatives that weigh as much as a positive in bce and gbce
+    calibration: float = 0.75  # t of gbce: 0 is bce
     queries: int = 1024  # rows sampled for each user-side competition
     item_queries: int = 512  # rows sampled from the item batch
     cycle_rows: int = 2048  # rows of the user batch that are remade from generated items
@@ -152,8 +156,8 @@ class Objective:
         losses = {}
         candidates, column, offset = self._item_candidates(batch.members, before)
         if self.config.next_item:
-            losses["next_item"], log_partition = softmax_loss(
-                before, vectors, candidates, column, offset=offset
+            losses["next_item"], log_partition = self._next_item(
+                before, vectors, (candidates, column, offset)
             )
         else:
             log_partition = self.model.log_partition(before)
@@ -171,6 +175,26 @@ class Objective:
                 scores = scores - (state @ candidates.T + offset).logsumexp(1)
             losses["users_compete"] = masked_softmax_loss(scores, forbidden)
         return before, losses
+
+    def _next_item(
+        self, states: Tensor, vectors: Tensor, drawn: tuple[Tensor, Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Loss of the next item, and log Z float [P]."""
+        config, (candidates, column, offset) = self.config, drawn
+        if config.kind == "softmax":
+            return softmax_loss(states, vectors, candidates, column, offset=offset)
+        num_items = len(self.model.item_table)
+        loss = pair_loss(
+            config.kind,
+            states,
+            vectors,
+            candidates,
+            column,
+            offset.exp() / num_items,
+            per_positive=config.per_positive,
+            power=gbce_power(config.per_positive, num_items, config.calibration),
+        )
+        return loss, self.model.log_partition(states)
 
     def _item_candidates(self, items: np.ndarray, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Items that compete for each state: vectors [M, D], the column of each row's own item

@@ -187,3 +187,17 @@ def test_recipes_and_models_from_before_samplers_are_uniform(tmp_path: Path) -> 
         Recipe, with_overrides({}, ["loss.sampler=popularity:1", "loss.negatives=5"]), source="x"
     )
     assert again.loss.sampler == "popularity:1"
+
+
+@pytest.mark.parametrize("kind", ["bce", "gbce", "bpr"])
+@pytest.mark.parametrize("negatives", [0, 6])
+def test_every_kind_of_loss_learns(kind: str, negatives: int) -> None:
+    made, (users, items) = objective(kind=kind, negatives=negatives, per_positive=4.0)
+    optimizer, found = torch.optim.Adam(made.model.parameters(), lr=0.02), []
+    for _ in range(25):
+        optimizer.zero_grad()
+        losses = made.step(users, items, remake_users=False)
+        torch.stack(list(losses.values())).sum().backward()
+        optimizer.step()
+        found.append(float(losses["next_item"].detach()))
+    assert np.mean(found[-5:]) < 0.8 * found[0]
