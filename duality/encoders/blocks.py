@@ -5,15 +5,21 @@ Shapes: P packed rows, D dimensions, H heads, K = D / H, L rows of a sequence, n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from duality.encoders.base import Encoder, Layout
 from duality.encoders.positions import rotate
 
+Attend = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+# Where no fused kernel does without weights: sequences of up to AT_ONCE rows store them, of longer ones they exist
+# BLOCK rows at a time and are made again for the gradients.
+AT_ONCE, BLOCK = 512, 256
 Projected = tuple[Tensor, Tensor]  # queries and keys float [P, 2, H, K], values float [P, H, K]
 
 
@@ -23,7 +29,8 @@ def packed_attention(
     """Softmax attention inside each sequence.
 
     Equally long neighbours share one call, so nothing is padded and nothing is masked out.
-    Memory is linear in L: torch's fused kernel never stores the L x L weights (with dropout it may).
+    Memory is linear in L: torch's fused kernel never stores the L x L weights, and with dropout, which that
+    kernel cannot do on a processor, they exist a block of rows at a time.
 
     Args:
         query_key: float [P, 2, H, K].
@@ -40,10 +47,45 @@ def packed_attention(
         if length > 1 or dropout:
             q, k = qk.view(count, length, *qk.shape[1:]).permute(2, 0, 3, 1, 4).unbind()
             v = v.view(count, length, *v.shape[1:]).transpose(1, 2)
-            v = functional.scaled_dot_product_attention(q, k, v, is_causal=causal, dropout_p=dropout)
+            if dropout and causal:
+                v = in_blocks(partial(_dropped, dropout), q, k, v)
+            else:
+                v = functional.scaled_dot_product_attention(q, k, v, is_causal=causal, dropout_p=dropout)
             v = v.transpose(1, 2)
         pieces.append(v.reshape(count * length, *value.shape[1:]))
     return torch.cat(pieces)
+
+
+def in_blocks(attend: Attend, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Causal attention a block of rows at a time; what it stored is made again for the gradients.
+
+    Args:
+        attend: queries float [n, H, b, K], keys and values [n, H, e, K] up to the last of them, and the place
+            of the first, to float [n, H, b, K].
+        query, key, value: float [n, H, L, K].
+    """
+    length = query.shape[2]
+    if length <= AT_ONCE:
+        return attend(query, key, value, 0)
+    pieces = []
+    for start in range(0, length, BLOCK):
+        end = min(start + BLOCK, length)
+        part = query[:, :, start:end], key[:, :, :end], value[:, :, :end]
+        pieces.append(checkpoint(attend, *part, start, use_reentrant=False))
+    return torch.cat(pieces, dim=2)
+
+
+def back(query: Tensor, key: Tensor, start: int) -> Tensor:
+    """int64 [b, e]: how far back each key lies from each query of a block that begins at `start`; below 0 ahead."""
+    place = torch.arange(key.shape[2], device=key.device)
+    return place[start : start + query.shape[2], None] - place
+
+
+def _dropped(dropout: float, query: Tensor, key: Tensor, value: Tensor, start: int) -> Tensor:
+    """Softmax attention with dropped weights, for `in_blocks`."""
+    scores = query @ key.transpose(2, 3) / query.shape[3] ** 0.5
+    scores = scores.masked_fill(back(query, key, start) < 0, -torch.inf)
+    return functional.dropout(scores.softmax(3), dropout) @ value
 
 
 def runs_of(

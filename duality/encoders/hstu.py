@@ -4,7 +4,7 @@ Source: Zhai et al., "Actions speak louder than words" (2024), 3.1 and the publi
 SiLU and are divided by `max_length` instead of going through a softmax, so how much there is counts, not only
 its proportions. The bias depends on how far back a row lies.
 
-Cost: the weights of a sequence are stored, n H L^2 floats for n sequences of a run: cut long ones with `max_length`.
+Cost: time grows with L^2; of sequences longer than `blocks.AT_ONCE` the weights exist a block of rows at a time.
 Shapes: P packed rows, D dimensions, H heads, K = D / H, L rows of a sequence, n sequences of a run.
 """
 
@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from duality.config import Config
 from duality.encoders.base import Encoder, Layout
-from duality.encoders.blocks import runs_of
+from duality.encoders.blocks import back, in_blocks, runs_of
 
 
 class HSTUConfig(Config):
@@ -56,14 +56,15 @@ class HSTUBlock(nn.Module):
         for (_, count, length), qk, v in runs_of(layout, query_key, value):
             q, k = qk.view(count, length, *qk.shape[1:]).permute(2, 0, 3, 1, 4).unbind()
             v = v.view(count, length, *v.shape[1:]).transpose(1, 2)
-            weights = functional.silu(q @ k.transpose(2, 3) + self._bias(length)).tril()
-            pieces.append((weights / self.max_length @ v).transpose(1, 2).reshape(count * length, -1))
+            mixed = in_blocks(self._pointwise, q, k, v)
+            pieces.append(mixed.transpose(1, 2).reshape(count * length, -1))
         return torch.cat(pieces)
 
-    def _bias(self, length: int) -> Tensor:
-        """float [L, L]: entry (i, j) is that of a row i - j back; what is above the diagonal is not used."""
-        place = torch.arange(length, device=self.back.device)
-        return self.back[(place[:, None] - place).clamp(min=0)]
+    def _pointwise(self, query: Tensor, key: Tensor, value: Tensor, start: int) -> Tensor:
+        """What `blocks.in_blocks` wants: SiLU of scores and bias, over `max_length`."""
+        distance = back(query, key, start)
+        weights = functional.silu(query @ key.transpose(2, 3) + self.back[distance.clamp(min=0)])
+        return weights.masked_fill(distance < 0, 0.0) @ value / self.max_length
 
 
 class HSTU(Encoder):
