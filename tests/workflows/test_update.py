@@ -196,9 +196,9 @@ def test_only_touched_ids_are_written_and_only_their_part_is_encoded(
         written[self.name] = sorted(ids)
         return upsert(self, ids, *rest, **named)  # type: ignore[arg-type]
 
-    def counted(self: TwoSided, vectors: torch.Tensor, layout: object) -> torch.Tensor:
+    def counted(self: TwoSided, vectors: torch.Tensor, layout: object, **how: bool) -> torch.Tensor:
         rows.append(len(vectors))
-        return encode(self, vectors, layout)  # type: ignore[arg-type]
+        return encode(self, vectors, layout, **how)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Side, "upsert", watched)
     monkeypatch.setattr(TwoSided, "user_states", counted)
