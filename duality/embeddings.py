@@ -164,6 +164,13 @@ def stored_item_vectors(
     return (1 - share) * trained + share * generated
 
 
+def item_tables(model: TwoSided, dataset: Dataset, visible: np.ndarray) -> tuple[Tensor, np.ndarray]:
+    """`item_vectors` and `stored_item_vectors`; what both are made of is made once."""
+    plain = bool(model.trained.all()) and not float(model.generated_share)
+    made = None if plain else generated_items(model, dataset, visible)
+    return item_vectors(model, dataset, visible, made), stored_item_vectors(model, dataset, visible, made)
+
+
 def stored_ends(model: TwoSided, made: Made) -> tuple[np.ndarray, np.ndarray]:
     """The two vectors that each item's is a mixture of, float32 [I, D + 3] twice: trained, generated.
 

@@ -23,10 +23,8 @@ AT_ONCE, BLOCK = 512, 256
 Projected = tuple[Tensor, Tensor]  # queries and keys float [P, 2, H, K], values float [P, H, K]
 
 
-def packed_attention(
-    query_key: Tensor, value: Tensor, layout: Layout, *, causal: bool = True, dropout: float = 0.0
-) -> Tensor:
-    """Softmax attention inside each sequence.
+def packed_attention(query_key: Tensor, value: Tensor, layout: Layout, *, dropout: float = 0.0) -> Tensor:
+    """Causal softmax attention inside each sequence.
 
     Equally long neighbours share one call, so nothing is padded and nothing is masked out.
     Memory is linear in L: torch's fused kernel never stores the L x L weights, and with dropout, which that
@@ -36,7 +34,6 @@ def packed_attention(
         query_key: float [P, 2, H, K].
         value: float [P, H, K].
         layout: where the sequences lie.
-        causal: whether a row sees only itself and what came before.
         dropout: share of the weights that is dropped.
 
     Returns:
@@ -47,10 +44,10 @@ def packed_attention(
         if length > 1 or dropout:
             q, k = qk.view(count, length, *qk.shape[1:]).permute(2, 0, 3, 1, 4).unbind()
             v = v.view(count, length, *v.shape[1:]).transpose(1, 2)
-            if dropout and causal:
+            if dropout:
                 v = in_blocks(partial(_dropped, dropout), q, k, v)
             else:
-                v = functional.scaled_dot_product_attention(q, k, v, is_causal=causal, dropout_p=dropout)
+                v = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
             v = v.transpose(1, 2)
         pieces.append(v.reshape(count * length, *value.shape[1:]))
     return torch.cat(pieces)

@@ -88,6 +88,20 @@ def softmax_loss(
     return _Softmax.apply(queries, positives, candidates, columns, added.expand(len(candidates)))
 
 
+@torch.no_grad()
+def log_partition(states: Tensor, candidates: Tensor) -> Tensor:
+    """Log-sum-exp of the inner products of each state, float [P, D], with all candidates, float [M, D]: float [P]."""
+    rows = max(1, SCORES.get(states.device.type, 1 << 20) // len(candidates))
+    room = states.new_empty(min(rows, len(states)), len(candidates))
+    found = states.new_empty(len(states))
+    for start in range(0, len(states), rows):
+        part = states[start : start + rows]
+        scores = torch.mm(part, candidates.T, out=room[: len(part)])
+        highest = scores.amax(1)
+        found[start : start + rows] = scores.sub_(highest[:, None]).exp_().sum(1).log_().add_(highest)
+    return found
+
+
 def masked_softmax_loss(scores: Tensor, forbidden: Tensor) -> Tensor:
     """Mean cross-entropy with the positives on the diagonal.
 

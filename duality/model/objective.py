@@ -183,16 +183,18 @@ class Objective:
         config, (candidates, column, offset) = self.config, drawn
         if config.kind == "softmax":
             return softmax_loss(states, vectors, candidates, column, offset=offset)
-        num_items = len(self.model.item_table)
+        num_items, power = len(self.model.item_table), 1.0
+        if config.kind == "gbce":
+            power = gbce_power(config.per_positive, num_items, config.calibration)
         loss = pair_loss(
-            config.kind,
+            "bpr" if config.kind == "bpr" else "bce",
             states,
             vectors,
             candidates,
             column,
             offset.exp() / num_items,
             per_positive=config.per_positive,
-            power=gbce_power(config.per_positive, num_items, config.calibration),
+            power=power,
         )
         return loss, self.model.log_partition(states)
 

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from duality.model.losses import LEAST, SCORES
 
-PairKind = Literal["bce", "gbce", "bpr"]
+PairKind = Literal["bce", "bpr"]
 
 
 def gbce_power(per_positive: float, num_items: int, calibration: float) -> float:
@@ -50,14 +50,14 @@ def pair_loss(
     """Mean loss over rows, in nats.
 
     Args:
-        kind: "bce": softplus(-s) of the positive and, k times, the mean softplus(s) of negatives; "gbce": the
-            positive's times `power`; "bpr": the mean softplus(s - s_positive).
+        kind: "bce": softplus(-s) of the positive times `power` and, k times, the mean softplus(s) of
+            negatives; "bpr": the mean softplus(s - s_positive).
         queries, positives: float [P, D].
         candidates: float [M, D], shared by all rows.
         columns: int64 [P]: which candidate is the row's own positive, -1 for none; it is no negative.
         weights: float [M], share of all items that each candidate stands for.
-        per_positive: k of "bce" and "gbce".
-        power: beta of "gbce".
+        per_positive: k of "bce".
+        power: 1 for BCE, `gbce_power` for gBCE.
 
     Cost: scores exist one chunk at a time and are made again for the gradients.
     """
@@ -83,11 +83,9 @@ def _chunk(
     power: float,
 ) -> Tensor:
     own, scores = (queries * positives).sum(1), queries @ candidates.T
-    against = softplus(scores - own[:, None]) if kind == "bpr" else softplus(scores)
     own_row = torch.nonzero(columns >= 0).squeeze(1)
-    share = weights.expand_as(against).clone()
+    share = weights.expand_as(scores).clone()
     share[own_row, columns[own_row]] = 0.0
-    negatives = (against * share).sum() if kind == "bpr" else per_positive * (against * share).sum()
     if kind == "bpr":
-        return negatives
-    return negatives + (power if kind == "gbce" else 1.0) * softplus(-own).sum()
+        return (softplus(scores - own[:, None]) * share).sum()
+    return per_positive * (softplus(scores) * share).sum() + power * softplus(-own).sum()

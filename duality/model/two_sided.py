@@ -24,6 +24,7 @@ from duality.config import Config
 from duality.encoders.base import Encoder, Layout, prefix_states
 from duality.encoders.registry import EncoderConfig, make_encoder, with_name
 from duality.encoders.transformer import TransformerConfig
+from duality.model.losses import log_partition
 
 
 class ModelConfig(Config):
@@ -118,15 +119,14 @@ class TwoSided(nn.Module):
         users = torch.from_numpy(np.log1p(layout.positions + 1)).to(made)[:, None]
         return torch.cat((made, self.item_partition(users), self.item_level(torch.cat((made, users), 1))), 1)
 
-    def log_partition(self, states: Tensor, *, block: int = 2048) -> Tensor:
+    def log_partition(self, states: Tensor) -> Tensor:
         """log Z(u), float [P]: log-sum-exp of the scores of all trained items.
 
         <u, e> - log Z(u) is the log-probability of an item given the user, so scores compare
         across users. No gradient.
         """
         with torch.no_grad():
-            table = self.item_table[: self.fitted]
-            return torch.cat([(part @ table.T).logsumexp(1) for part in states.split(block)])
+            return log_partition(states, self.item_table[: self.fitted])
 
     def grow(self, num_items: int) -> None:
         """Make room for items that came after training: each starts as the item without users."""

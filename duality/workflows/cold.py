@@ -26,7 +26,7 @@ from duality.evaluation.queries import ITEM_TO_USER, USER_TO_ITEM, Queries, Worl
 from duality.evaluation.ranking import Scorer
 from duality.generated import group_of
 from duality.model.folder import ModelFolder
-from duality.workflows.cold_controls import cold_controls
+from duality.workflows.cold_controls import Pooled, weighed_pools
 from duality.workflows.scorers import States
 
 HEADLINE = 5
@@ -59,10 +59,11 @@ def evaluate_cold(
     states = States(folder.load(), dataset, world.visible)
     seed, by_events, evidence = how.get("seed", 0), {}, {}
     more = others(states, asked) if others else []
+    pools = weighed_pools(states) if items and baselines else {}
     for n in GIVEN:
         now = cold_world(world, asked, n)
         scorers = _scorers(ColdItems if items else ColdUsers, states, asked, n, now, direction, baselines)
-        scorers += more
+        scorers += [Pooled(name, states, asked.given(n), pool) for name, pool in pools.items()] + more
         found = measure(scorers, queries, now, direction, seen=never_met(world, direction), **how)
         by_events[n] = report(found, protocol=split.name, split="test", seed=seed)
         evidence[n] = found, now, scorers
@@ -106,8 +107,6 @@ def _scorers(
         # What has no training event has no similarity; it is known by its history or not at all.
         if (direction == ITEM_TO_USER) == (kind is ColdItems):
             scorers.append(NearestNeighbours(world, direction))
-        if kind is ColdItems:
-            scorers += cold_controls(states, asked.given(n))
     return scorers
 
 

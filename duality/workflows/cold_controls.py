@@ -52,7 +52,7 @@ class Pooled:
         return self.states.users_before(queries.event[rows]) @ self.items.T
 
 
-def cold_controls(states: States, given: Histories) -> list[Pooled]:
-    """`centred_mean` and `log_odds` (`duality.workflows.pooling`) of the given users."""
+def weighed_pools(states: States) -> dict[str, Weighed]:
+    """`centred_mean` and `log_odds` (`duality.workflows.pooling`), fitted to the events of trained items."""
     means, pools = ItemMeans(states), {"centred_mean": centred_means, "log_odds": log_odds}
-    return [Pooled(name, states, given, Weighed(states, pool(states), means)) for name, pool in pools.items()]
+    return {name: Weighed(states, pool(states), means) for name, pool in pools.items()}

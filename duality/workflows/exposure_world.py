@@ -50,7 +50,7 @@ def market_of_model(model: Path, data: Path | None, direction: str) -> Market:
 
     from duality.data.histories import user_histories
     from duality.data.splits import split_named
-    from duality.embeddings import item_vectors, stored_item_vectors, stored_users, user_states
+    from duality.embeddings import item_tables, stored_users, user_states
     from duality.model.folder import ModelFolder
     from duality.runtime import num_threads
     from duality.workflows.build import model_for
@@ -63,9 +63,8 @@ def market_of_model(model: Path, data: Path | None, direction: str) -> Market:
     name = folder.config["split"]["name"]
     division = split_named(dataset, name)
     visible = division.visible("test")
-    vectors = item_vectors(network, dataset, visible)
+    vectors, items = item_tables(network, dataset, visible)
     users = stored_users(network, user_states(network, dataset, user_histories(dataset, visible), vectors))
-    items = stored_item_vectors(network, dataset, visible)
     words = {"source": f"model {folder.fingerprint}", "visible": f"all but the test events of {name}"}
     return _market(dataset, visible, division.hidden("test"), (users, items), direction, words)
 

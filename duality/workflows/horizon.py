@@ -13,7 +13,7 @@ from duality.data.dataset import Dataset
 from duality.data.histories import user_histories
 from duality.data.split import Split
 from duality.data.splits import split_named
-from duality.embeddings import item_vectors, stored_item_vectors
+from duality.embeddings import item_tables
 from duality.errors import InputError
 from duality.evaluation.horizon import Futures, compare, futures, last_new_items
 from duality.model.decoding import METHODS, Decoding, continuations
@@ -105,8 +105,7 @@ def _continued(
     """Lists of every method and horizon; -1 for users whose true future is shorter than it."""
     if not len(found.user):
         raise InputError("nobody has events on both sides of the cut: there is nothing to predict")
-    vectors = item_vectors(model, dataset, visible)
-    stored = torch.from_numpy(stored_item_vectors(model, dataset, visible))
+    vectors, stored = item_tables(model, dataset, visible)
     histories, items = user_histories(dataset, visible), np.asarray(dataset.event_item)
     lists = {m: {h: np.full((len(found.user), h), -1) for h in options.steps} for m in METHODS}
     # Nobody is continued further than is compared: most users of a sparse log have one step.
@@ -115,7 +114,7 @@ def _continued(
         asked = np.flatnonzero(reach == number)
         events, lengths = histories.packed(found.user[asked])
         some = replace(options, steps=tuple(sorted(options.steps)[:number]))
-        made = continuations(model, vectors, stored, (items[events], lengths), some)
+        made = continuations(model, vectors, torch.from_numpy(stored), (items[events], lengths), some)
         for method, by_step in made.items():
             for h, part in by_step.items():
                 lists[method][h][asked] = part

@@ -21,7 +21,7 @@ from duality.data.batches import row_batches
 from duality.data.dataset import Dataset
 from duality.data.histories import user_histories
 from duality.data.outcomes import Column, read_outcomes
-from duality.embeddings import ROWS, fading_counts, item_vectors, stored_item_vectors, stored_users
+from duality.embeddings import ROWS, fading_counts, item_tables, stored_users
 from duality.encoders.base import Layout
 from duality.errors import InputError
 from duality.model.two_sided import TwoSided
@@ -168,8 +168,7 @@ def score_impressions(
     Args:
         train: bool [E], events that trained the weights; items without one are made from them too.
     """
-    vectors = item_vectors(model, dataset, train)
-    items = stored_item_vectors(model, dataset, train)
+    vectors, items = item_tables(model, dataset, train)
     after = states_after_events(model, dataset, vectors)
     known = known_events(dataset, impressions.user, impressions.time)
     rows = np.asarray(dataset.user_indptr)[np.minimum(impressions.user, dataset.num_users - 1)] + known - 1
@@ -182,7 +181,7 @@ def score_impressions(
         states = torch.where(some, chosen, model.empty_user)
         users, shown = stored_users(model, states), items[impressions.item[part]]
         scores[part] = np.einsum("nd,nd->n", users, shown, dtype=np.float64)
-        raw[part] = scores[part] - users[:, model.dim]
+        raw[part] = scores[part] - users[:, model.dim] * shown[:, model.dim]
         scores[part] += lately[part]
     return Scored(scores, raw, known)
 

@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_worlds import both_batches, dataset, rivals
 
-from duality.model.losses import LEAST, SCORES, cycle_loss, masked_softmax_loss, softmax_loss
+from duality.model.losses import (
+    LEAST,
+    SCORES,
+    cycle_loss,
+    log_partition,
+    masked_softmax_loss,
+    softmax_loss,
+)
 from duality.model.objective import forbidden_users, met_owner_by_member
 from duality.model.rivals import REACH, Rivals
 
@@ -55,6 +62,16 @@ def test_masked_softmax_loss_matches_its_definition(size: int, seed: int) -> Non
         allowed = [m for m in range(size + 2) if m == row or not forbidden[row, m]]
         expected.append(scores[row, allowed].logsumexp(0) - scores[row, row])
     torch.testing.assert_close(masked_softmax_loss(scores, forbidden), torch.stack(expected).mean())
+
+
+@pytest.mark.parametrize("scores", [1, 20, 1 << 20])
+def test_the_log_partition_is_that_of_all_candidates_however_it_is_cut(
+    scores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SCORES, "cpu", scores)
+    states, candidates = 30 * torch.randn(11, 4, dtype=torch.float64), torch.randn(7, 4, dtype=torch.float64)
+    torch.testing.assert_close(log_partition(states, candidates), (states @ candidates.T).logsumexp(1))
+    assert log_partition(states[:0], candidates).shape == (0,)
 
 
 def test_cycle_loss_is_small_for_a_perfect_round_trip_and_log_m_by_chance() -> None:

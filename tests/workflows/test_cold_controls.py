@@ -13,7 +13,7 @@ from duality.embeddings import user_states_after
 from duality.evaluation.queries import DIRECTIONS, Queries
 from duality.generated import group_of
 from duality.model.folder import ModelFolder
-from duality.workflows.cold_controls import cold_controls, means_of_first
+from duality.workflows.cold_controls import Pooled, means_of_first, weighed_pools
 from duality.workflows.pooling import ItemMeans, log_odds
 from duality.workflows.scorers import States
 
@@ -41,6 +41,10 @@ def given(states: States) -> Histories:
         whole.event[start : start + length] for start, length in zip(whole.indptr[:-1], lengths, strict=True)
     ]
     return Histories(np.concatenate(([0], np.cumsum(lengths))), np.concatenate(event))
+
+
+def pooled(states: States, given: Histories, name: str) -> Pooled:
+    return Pooled(name, states, given, weighed_pools(states)[name])
 
 
 def users_when_they_came(states: States, given: Histories, item: int) -> np.ndarray:
@@ -79,7 +83,7 @@ def test_log_odds_weigh_trained_items_by_what_the_users_prefer(states: States) -
 def test_a_centred_mean_points_where_its_users_do_and_is_weighed_by_how_many_they_are(
     states: States, given: Histories
 ) -> None:
-    control, dim = cold_controls(states, given)[0], states.model.dim
+    control, dim = pooled(states, given, "centred_mean"), states.model.dim
     asked = np.flatnonzero(given.lengths)
     centred = means_of_first(states, given)[asked] - states.model.population_mean.numpy()
     weights = control.weighed.weights[group_of(given.lengths[asked])]
@@ -114,7 +118,7 @@ def test_a_score_is_the_inner_product_of_the_given_item_and_the_user(
     queries = Queries(
         events, dataset.event_user[events], dataset.event_item[events], dataset.event_time[events]
     )
-    control = cold_controls(states, given)[1]
+    control = pooled(states, given, "log_odds")
     scores = control.score(queries, slice(0, 4), direction)
     own = [
         (control.items[i] * u).sum() for i, u in zip(queries.item, states.users_before(events), strict=True)
