@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from small_worlds import SMALL, synthetic_items, synthetic_log
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # processes that share the cores take a thread each
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
