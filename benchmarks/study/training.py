@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
 
+from duality.model.live import Live
 from duality.model.objective import Batch, Objective
 from duality.runtime import say
 from duality.training import loop
@@ -69,12 +71,12 @@ def train_all(data: Path, recipe: Path, folder: Path, seeds: Sequence[int], name
 class LeakingObjective(Objective):
     """Users enter item histories as they were just after each meeting: they hold the item to be found."""
 
-    def _user_side(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        losses = super()._user_side(batch)[1]
+    def _user_side(self, batch: Batch) -> tuple[Live, dict[str, Tensor]]:
+        live, losses = super()._user_side(batch)
         vectors = self.model.item_table[self._tensor(batch.members)]
         after = self.model.user_states(vectors, batch.layout)
         self.user_bank.write(batch.events, after, self.model.log_partition(after))
-        return after, losses
+        return replace(live, state=after), losses
 
 
 @contextmanager

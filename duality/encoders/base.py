@@ -83,11 +83,13 @@ class Encoder(nn.Module):
             prefix. False where positions count from the newest row, or every row sees all.
         max_length: rows that a state sees at most; longer sequences are cut into pieces from their newest
             row, and each piece knows nothing of the others. 0 sees all.
+        hidden_share: share of the rows that training hides and asks for (`masked`); 0 where it cannot.
     """
 
     causal = True
     prefix_invariant = True
     max_length = 0
+    hidden_share = 0.0
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -100,6 +102,10 @@ class Encoder(nn.Module):
     def forward(self, rows: Tensor, layout: Layout) -> Tensor:
         raise NotImplementedError
 
+    def masked(self, rows: Tensor, layout: Layout, hidden: np.ndarray) -> Tensor:
+        """States in the place of hidden rows, int64 [N], from the rows around them: float [N, D]."""
+        raise NotImplementedError
+
 
 def prefix_states(encoder: Encoder, rows: Tensor, layout: Layout, *, block: int = 100_000) -> Tensor:
     """The state of every prefix, float [P, D]: what each row's state would be if its sequence ended there.
@@ -110,19 +116,33 @@ def prefix_states(encoder: Encoder, rows: Tensor, layout: Layout, *, block: int 
     if encoder.prefix_invariant and encoder.seen(layout) is layout:
         states: Tensor = encoder(rows, layout)
         return states
-    lengths = layout.positions + 1
-    if encoder.max_length:
-        lengths = np.minimum(lengths, encoder.max_length)
-    found, ends, first = [], np.cumsum(lengths), 0
-    while first < len(lengths):
-        reach = np.searchsorted(ends, ends[first] - lengths[first] + block, side="right")
-        last = max(first + 1, int(reach))
-        some = Layout(lengths[first:last])
-        place = some.positions + np.repeat(np.arange(first, last) - some.lengths + 1, some.lengths)
-        made = encoder(rows[torch.from_numpy(place).to(rows.device)], some)
-        found.append(made[torch.from_numpy(some.last_rows).to(rows.device)])
+    found, ends, first = [], np.cumsum(_seen_by(encoder, layout)), 0
+    while first < len(ends):
+        before = ends[first - 1] if first else 0
+        last = max(first + 1, int(np.searchsorted(ends, before + block, side="right")))
+        found.append(states_at(encoder, rows, layout, np.arange(first, last)))
         first = last
     return torch.cat(found)
+
+
+def states_at(encoder: Encoder, rows: Tensor, layout: Layout, wanted: np.ndarray) -> Tensor:
+    """The states of some prefixes, each a sequence of its own, with gradients: float [W, D].
+
+    Args:
+        wanted: int64 [W], rows that the prefixes end at.
+    """
+    lengths = _seen_by(encoder, layout)[wanted]
+    order = np.argsort(lengths, kind="stable")  # equally long ones share a call
+    some, last = Layout(lengths[order]), wanted[order]
+    place = some.positions + np.repeat(last - some.lengths + 1, some.lengths)
+    made = encoder(rows[torch.from_numpy(place).to(rows.device)], some)
+    made = made[torch.from_numpy(some.last_rows).to(rows.device)]
+    return made[torch.from_numpy(np.argsort(order)).to(rows.device)]
+
+
+def _seen_by(encoder: Encoder, layout: Layout) -> np.ndarray:
+    """How many rows each state sees, int64 [P], its own among them."""
+    return np.minimum(layout.positions + 1, encoder.max_length or layout.num_rows)
 
 
 def packed_positions(layout: Layout, device: torch.device) -> Tensor:

@@ -1,4 +1,4 @@
-"""Building blocks shared by the encoders: causal attention over packed rows, stacks of it, feed-forward layers.
+"""Building blocks shared by the encoders: attention over packed rows, stacks of it, feed-forward layers.
 
 Shapes: P packed rows, D dimensions, H heads, K = D / H, L rows of a sequence, n sequences of a run.
 """
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from duality.config import Config
 from duality.encoders.base import Encoder, Layout
 from duality.encoders.positions import rotate
 
@@ -23,8 +24,10 @@ AT_ONCE, BLOCK = 512, 256
 Projected = tuple[Tensor, Tensor]  # queries and keys float [P, 2, H, K], values float [P, H, K]
 
 
-def packed_attention(query_key: Tensor, value: Tensor, layout: Layout, *, dropout: float = 0.0) -> Tensor:
-    """Causal softmax attention inside each sequence.
+def packed_attention(
+    query_key: Tensor, value: Tensor, layout: Layout, *, causal: bool = True, dropout: float = 0.0
+) -> Tensor:
+    """Softmax attention inside each sequence.
 
     Equally long neighbours share one call, so nothing is padded and nothing is masked out.
     Memory is linear in L: torch's fused kernel never stores the L x L weights, and with dropout, which that
@@ -34,6 +37,7 @@ def packed_attention(query_key: Tensor, value: Tensor, layout: Layout, *, dropou
         query_key: float [P, 2, H, K].
         value: float [P, H, K].
         layout: where the sequences lie.
+        causal: whether a row sees only itself and what came before.
         dropout: share of the weights that is dropped.
 
     Returns:
@@ -45,20 +49,20 @@ def packed_attention(query_key: Tensor, value: Tensor, layout: Layout, *, dropou
             q, k = qk.view(count, length, *qk.shape[1:]).permute(2, 0, 3, 1, 4).unbind()
             v = v.view(count, length, *v.shape[1:]).transpose(1, 2)
             if dropout:
-                v = in_blocks(partial(_dropped, dropout), q, k, v)
+                v = in_blocks(partial(_dropped, dropout, causal), q, k, v, causal=causal)
             else:
-                v = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+                v = functional.scaled_dot_product_attention(q, k, v, is_causal=causal)
             v = v.transpose(1, 2)
         pieces.append(v.reshape(count * length, *value.shape[1:]))
     return torch.cat(pieces)
 
 
-def in_blocks(attend: Attend, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Causal attention a block of rows at a time; what it stored is made again for the gradients.
+def in_blocks(attend: Attend, query: Tensor, key: Tensor, value: Tensor, *, causal: bool = True) -> Tensor:
+    """Attention a block of rows at a time; what it stored is made again for the gradients.
 
     Args:
-        attend: queries float [n, H, b, K], keys and values [n, H, e, K] up to the last of them, and the place
-            of the first, to float [n, H, b, K].
+        attend: queries float [n, H, b, K], keys and values [n, H, e, K] up to the last of them (all, if not
+            causal), and the place of the first, to float [n, H, b, K].
         query, key, value: float [n, H, L, K].
     """
     length = query.shape[2]
@@ -67,7 +71,8 @@ def in_blocks(attend: Attend, query: Tensor, key: Tensor, value: Tensor) -> Tens
     pieces = []
     for start in range(0, length, BLOCK):
         end = min(start + BLOCK, length)
-        part = query[:, :, start:end], key[:, :, :end], value[:, :, :end]
+        known = end if causal else length
+        part = query[:, :, start:end], key[:, :, :known], value[:, :, :known]
         pieces.append(checkpoint(attend, *part, start, use_reentrant=False))
     return torch.cat(pieces, dim=2)
 
@@ -78,10 +83,11 @@ def back(query: Tensor, key: Tensor, start: int) -> Tensor:
     return place[start : start + query.shape[2], None] - place
 
 
-def _dropped(dropout: float, query: Tensor, key: Tensor, value: Tensor, start: int) -> Tensor:
+def _dropped(dropout: float, causal: bool, query: Tensor, key: Tensor, value: Tensor, start: int) -> Tensor:
     """Softmax attention with dropped weights, for `in_blocks`."""
     scores = query @ key.transpose(2, 3) / query.shape[3] ** 0.5
-    scores = scores.masked_fill(back(query, key, start) < 0, -torch.inf)
+    if causal:
+        scores = scores.masked_fill(back(query, key, start) < 0, -torch.inf)
     return functional.dropout(scores.softmax(3), dropout) @ value
 
 
@@ -166,13 +172,45 @@ class GatedFeedForward(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear maps with a ReLU between, as in Vaswani et al. (2017), 3.3."""
+    """Two linear maps with a ReLU between, as in Vaswani et al. (2017), 3.3, or another activation."""
 
-    def __init__(self, dim: int, hidden: int, dropout: float) -> None:
+    def __init__(
+        self, dim: int, hidden: int, dropout: float, activation: Callable[[Tensor], Tensor] = functional.relu
+    ) -> None:
         super().__init__()
+        self.activation = activation
         self.project_in = nn.Linear(dim, hidden)
         self.dropout = nn.Dropout(dropout)
         self.project_out = nn.Linear(hidden, dim)
 
     def forward(self, rows: Tensor) -> Tensor:
-        return self.project_out(self.dropout(functional.relu(self.project_in(rows))))
+        return self.project_out(self.dropout(self.activation(self.project_in(rows))))
+
+
+class PostNormShape(Config):
+    """Shape of a stack of `PostNormBlock`."""
+
+    num_blocks: int = 2
+    num_heads: int = 2
+    hidden: int = 256
+    dropout: float = 0.1
+
+
+class PostNormBlock(SoftmaxBlock):
+    """Attention and feed-forward, each added to what came in and then normalised."""
+
+    def __init__(self, dim: int, config: PostNormShape) -> None:
+        super().__init__()
+        self.attention = Heads(dim, config.num_heads)
+        self.attention_norm = nn.LayerNorm(dim)
+        self.feed_forward = FeedForward(dim, config.hidden, config.dropout)
+        self.feed_forward_norm = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def project(self, rows: Tensor, turns: Tensor | None) -> Projected:
+        projected: Projected = self.attention(rows, turns)
+        return projected
+
+    def finish(self, rows: Tensor, mixed: Tensor) -> Tensor:
+        rows = self.attention_norm(rows + self.dropout(self.attention.project_out(mixed.flatten(1))))
+        return self.feed_forward_norm(rows + self.dropout(self.feed_forward(rows)))

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from duality.encoders.base import Encoder
+from duality.encoders.bert4rec import BERT4Rec, BERT4RecConfig
 from duality.encoders.hstu import HSTU, HSTUConfig
 from duality.encoders.sasrec import SASRec, SASRecConfig
 from duality.encoders.transformer import LiGR, LiGRConfig, Transformer, TransformerConfig
@@ -17,11 +18,12 @@ ENCODERS: dict[str, type] = {
     "ligr": LiGR,
     "vaswani": Vaswani,
     "sasrec": SASRec,
+    "bert4rec": BERT4Rec,
     "hstu": HSTU,
 }
 
 # `[model.user_encoder]` and `[model.item_encoder]` of a recipe: `name` decides which keys there are.
-AnyConfig = TransformerConfig | LiGRConfig | VaswaniConfig | SASRecConfig | HSTUConfig
+AnyConfig = TransformerConfig | LiGRConfig | VaswaniConfig | SASRecConfig | BERT4RecConfig | HSTUConfig
 EncoderConfig = Annotated[AnyConfig, Field(discriminator="name")]
 
 

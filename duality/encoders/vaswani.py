@@ -11,39 +11,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from duality.config import Config
 from duality.encoders.base import Layout, packed_positions
-from duality.encoders.blocks import FeedForward, Heads, Projected, SoftmaxBlock, SoftmaxStack
+from duality.encoders.blocks import PostNormBlock, PostNormShape, SoftmaxStack
 
 
-class VaswaniConfig(Config):
-    """Shape of the original transformer, `name = "vaswani"`."""
+class VaswaniConfig(PostNormShape):
+    """The original transformer, `name = "vaswani"`."""
 
     name: Literal["vaswani"] = "vaswani"
-    num_blocks: int = 2
-    num_heads: int = 2
-    hidden: int = 256
-    dropout: float = 0.1
-
-
-class PostNormBlock(SoftmaxBlock):
-    """Attention and feed-forward, each added to what came in and then normalised."""
-
-    def __init__(self, dim: int, config: VaswaniConfig) -> None:
-        super().__init__()
-        self.attention = Heads(dim, config.num_heads)
-        self.attention_norm = nn.LayerNorm(dim)
-        self.feed_forward = FeedForward(dim, config.hidden, config.dropout)
-        self.feed_forward_norm = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(config.dropout)
-
-    def project(self, rows: Tensor, turns: Tensor | None) -> Projected:
-        projected: Projected = self.attention(rows, turns)
-        return projected
-
-    def finish(self, rows: Tensor, mixed: Tensor) -> Tensor:
-        rows = self.attention_norm(rows + self.dropout(self.attention.project_out(mixed.flatten(1))))
-        return self.feed_forward_norm(rows + self.dropout(self.feed_forward(rows)))
 
 
 class Vaswani(SoftmaxStack):

@@ -29,14 +29,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from duality.config import Config
-from duality.encoders.base import Layout
+from duality.encoders.base import Encoder, Layout
 from duality.errors import InputError
 from duality.model.bank import StateBank
+from duality.model.live import Live
 from duality.model.losses import cycle_loss, masked_softmax_loss, softmax_loss
 from duality.model.negatives import draw_negatives
 from duality.model.pair_losses import gbce_power, pair_loss
 from duality.model.rivals import Rivals
-from duality.model.two_sided import TwoSided, before_each
+from duality.model.two_sided import TwoSided
 from duality.sampler_specs import parse_sampler
 from duality.samplers import Sampler, Uniform
 
@@ -139,42 +140,57 @@ class Objective:
             items: histories of users, or None while only the user side warms up.
             remake_users: whether the item bank is filled, so that the user cycle can run.
         """
-        user_before, losses = self._user_side(users)
+        live_users, losses = self._user_side(users)
         if items is not None:
-            item_before, item_losses = self._item_side(items, users, user_before)
+            live_items, item_losses = self._item_side(items, live_users)
             losses |= item_losses
             if remake_users and self.config.cycle_user and len(users.layout.lengths) > 1:
-                losses |= self._remade_users(users, user_before, items, item_before)
+                losses |= self._remade_users(users, live_users, live_items)
         return {name: getattr(self.config, name) * loss for name, loss in losses.items()}
 
-    def _user_side(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        table = self.model.item_table
-        item = self._tensor(batch.members)
-        vectors = table[item]
-        states = self.model.user_states(vectors, batch.layout)
-        before = before_each(states, self.model.empty_user, batch.layout)
+    def _user_side(self, batch: Batch) -> tuple[Live, dict[str, Tensor]]:
+        vectors = self.model.item_table[self._tensor(batch.members)]
+        wanted = self._wanted(self.model.user_encoder, batch.layout)
+        before = self.model.users_before(vectors, batch.layout, wanted)
+        live = _live(batch, before, wanted)
         losses = {}
-        candidates, column, offset = self._item_candidates(batch.members, before)
+        asked, states = self._asked(batch, vectors, live)
+        targets = vectors if wanted is None else vectors[asked]
+        drawn = self._item_candidates(batch.members[asked], states)
         if self.config.next_item:
-            losses["next_item"], log_partition = self._next_item(
-                before, vectors, (candidates, column, offset)
-            )
+            losses["next_item"], log_partition = self._next_item(states, targets, drawn)
+            log_partition = log_partition[: len(before)]
         else:
             log_partition = self.model.log_partition(before)
-        self.user_bank.write(batch.events, before, log_partition)
+        self.user_bank.write(live.event, before, log_partition)
         self._track_mean(before)
         if self.config.users_compete:
-            rows = self._sample(len(batch.events), self.config.queries)
+            candidates, _, offset = drawn
+            rows = live.row[self._sample(len(live.row), self.config.queries)]
             met = met_owner_by_member(batch, rows)
             forbidden = self._tensor(forbidden_users(batch, rows, met))
-            state = before[rows]
+            state = live.at(rows)
             scores = vectors[rows] @ state.T
             if self.config.users_compete_on == "log p":
                 # The partition stays live: with it detached, growing every state and item raises the
                 # positives for free, and the scores ran away (LOG.md, 2026-11-21).
                 scores = scores - (state @ candidates.T + offset).logsumexp(1)
             losses["users_compete"] = masked_softmax_loss(scores, forbidden)
-        return before, losses
+        return live, losses
+
+    def _wanted(self, encoder: Encoder, layout: Layout) -> np.ndarray | None:
+        """Rows whose states are made, ascending: all (None), or some where each is a pass over its prefix."""
+        return None if encoder.causal else np.sort(self._sample(layout.num_rows, self.config.queries))
+
+    def _asked(self, batch: Batch, vectors: Tensor, live: Live) -> tuple[np.ndarray, Tensor]:
+        """Rows whose item is asked for, and the states that are asked: live ones, then hidden rows
+        seen from both sides, if the encoder can."""
+        share = self.model.user_encoder.hidden_share
+        if not share:
+            return live.row, live.state
+        hidden = self._sample(len(batch.events), max(1, round(share * len(batch.events))))
+        found = self.model.masked_users(vectors, batch.layout, hidden)
+        return np.concatenate((live.row, hidden)), torch.cat((live.state, found))
 
     def _next_item(
         self, states: Tensor, vectors: Tensor, drawn: tuple[Tensor, Tensor, Tensor]
@@ -207,18 +223,18 @@ class Objective:
         drawn, column, offset = draw_negatives(self.sampler, wanted, items, states, self.rng)
         return table[self._tensor(drawn)], self._tensor(column), self._tensor(offset).to(table.dtype)
 
-    def _item_side(self, batch: Batch, users: Batch, live: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _item_side(self, batch: Batch, users: Live) -> tuple[Live, dict[str, Tensor]]:
         config = self.config
-        incoming, log_partition = self._banked(self.user_bank, batch.events, users.events, live)
+        incoming, log_partition = users.over(self.user_bank, batch.events)
         if not config.live_users:
             incoming = incoming.detach()
-        states = self.model.item_states(incoming, batch.layout)
-        before = before_each(states, self.model.empty_item, batch.layout)
-        # At the start of a window the item is unknown here, though it need not be new.
-        known = np.flatnonzero(batch.layout.positions)
-        self.item_bank.write(batch.events[known], before[self._tensor(known), : self.model.dim])
         rows = self._sample_early(batch.layout, config.item_queries)
-        generated, user = before[rows], incoming[rows]
+        wanted = None if self.model.item_side.causal else np.sort(rows)
+        live = _live(batch, self.model.items_before(incoming, batch.layout, wanted), wanted)
+        # At the start of a window the item is unknown here, though it need not be new.
+        known = np.flatnonzero(batch.layout.positions[live.row])
+        self.item_bank.write(live.event[known], live.state[self._tensor(known), : self.model.dim])
+        generated, user = live.at(rows), incoming[rows]
         losses: dict[str, Tensor] = {}
         if config.next_user or config.next_user_trained:
             losses |= self._against_rivals(batch, rows, generated, user, log_partition[rows])
@@ -232,7 +248,7 @@ class Objective:
                 self._tensor(batch.owners[rows][seen]),
                 temperature=config.temperature,
             )
-        return before[:, : self.model.dim], losses
+        return live, losses
 
     def _one_pool(
         self, batch: Batch, rows: np.ndarray, generated: Tensor, user: Tensor, log_partition: Tensor
@@ -268,16 +284,6 @@ class Objective:
             losses[name] = (torch.cat((own[..., None], scores), 2).logsumexp(2) - own).mean()
         return losses
 
-    def _banked(
-        self, bank: StateBank, events: np.ndarray, live_events: np.ndarray, live: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """States [R, D] and log Z [R] before `events`: from the bank, live where there are any."""
-        states, log_partition = bank.read(events, self.device)
-        order = np.argsort(live_events)
-        found = order[np.searchsorted(live_events, events, sorter=order).clip(max=len(order) - 1)]
-        hit = np.flatnonzero(live_events[found] == events)
-        return states.index_copy(0, self._tensor(hit), live[self._tensor(found[hit])]), log_partition
-
     def _trained_items(self, own: np.ndarray, most: int = 4096) -> tuple[Tensor, Tensor]:
         """Trained vectors [M, D] that compete with generated ones (no gradient), and where each
         row's own item is among them, bool [Q, M]."""
@@ -288,7 +294,7 @@ class Objective:
             ids = np.unique(self.rng.integers(len(table), size=most))
         return table[self._tensor(ids)], self._tensor(own[:, None] == ids)
 
-    def _remade_users(self, batch: Batch, before: Tensor, items: Batch, live: Tensor) -> dict[str, Tensor]:
+    def _remade_users(self, batch: Batch, users: Live, items: Live) -> dict[str, Tensor]:
         """User cycle: F over the items as they were before this user came, against F over E.
 
         Empty when the users drawn have a single event each, so that nothing precedes any.
@@ -299,21 +305,29 @@ class Objective:
         last = max(first + 2, reach)
         part = slice(offsets[first], offsets[last])
         layout = Layout(batch.layout.lengths[first:last])
-        generated = self._generated_before(batch, part, items, live)
-        remade = before_each(self.model.user_states(generated, layout), self.model.empty_user, layout)
-        known = self.rng.permutation(np.flatnonzero(layout.positions > 0))[: self.config.item_queries]
+        known = part.start + np.flatnonzero(layout.positions)
+        if len(users.row) < len(batch.events):
+            known = np.intersect1d(known, users.row)
+        known = self.rng.permutation(known)[: self.config.item_queries]
         if not len(known):
             return {}
-        rows, owner = self._tensor(known), batch.owners[part][known]
-        queries = functional.normalize(remade[rows], dim=1) / self.config.temperature
-        originals = functional.normalize(before[part][rows].detach(), dim=1)
+        generated, owner = self._generated_before(batch, part, items), batch.owners[known]
+        remade = self._remade(generated, layout, known - part.start)
+        queries = functional.normalize(remade, dim=1) / self.config.temperature
+        originals = functional.normalize(users.at(known).detach(), dim=1)
         forbidden = self._tensor(owner[:, None] == owner)
         return {"cycle_user": masked_softmax_loss(queries @ originals.T, forbidden)}
 
-    def _generated_before(self, batch: Batch, part: slice, items: Batch, live: Tensor) -> Tensor:
+    def _remade(self, generated: Tensor, layout: Layout, rows: np.ndarray) -> Tensor:
+        """F over generated items, float [Q, D], before the events of `rows`."""
+        if self.model.user_encoder.causal:
+            return self.model.users_before(generated, layout, None)[self._tensor(rows)]
+        return self.model.users_before(generated, layout, rows)
+
+    def _generated_before(self, batch: Batch, part: slice, items: Live) -> Tensor:
         """Items as made from the users before each event; trained vectors where the bank holds none."""
         events = batch.events[part]
-        made, _ = self._banked(self.item_bank, events, items.events, live)
+        made, _ = items.over(self.item_bank, events)
         missing = np.flatnonzero(~self.item_bank.holds(events))
         trained = self.model.item_table.detach()[self._tensor(batch.members[part][missing])]
         return made.index_copy(0, self._tensor(missing), trained)
@@ -333,6 +347,11 @@ class Objective:
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.device)
+
+
+def _live(batch: Batch, before: Tensor, wanted: np.ndarray | None) -> Live:
+    rows = np.arange(len(batch.events)) if wanted is None else wanted
+    return Live(rows, batch.events[rows], before)
 
 
 def _with_partition(states: Tensor, log_partition: Tensor) -> Tensor:

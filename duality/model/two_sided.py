@@ -14,6 +14,8 @@ Shapes: P packed rows, D dimensions, I items.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,7 +23,7 @@ from pydantic import field_validator
 from torch import Tensor, nn
 
 from duality.config import Config
-from duality.encoders.base import Encoder, Layout, prefix_states
+from duality.encoders.base import Encoder, Layout, prefix_states, states_at
 from duality.encoders.registry import EncoderConfig, make_encoder, with_name
 from duality.encoders.transformer import TransformerConfig
 from duality.model.losses import log_partition
@@ -88,14 +90,26 @@ class TwoSided(nn.Module):
     def dim(self) -> int:
         return self.config.dim
 
-    def user_states(self, item_vectors: Tensor, layout: Layout, *, prefixes: bool = False) -> Tensor:
+    @property
+    def item_side(self) -> Encoder:
+        """What reads the users of an item."""
+        return self.user_encoder if self.item_encoder is None else self.item_encoder
+
+    def user_states(
+        self, item_vectors: Tensor, layout: Layout, *, prefixes: bool = False, at: np.ndarray | None = None
+    ) -> Tensor:
         """u after each event: item vectors float [P, D] (trained or generated) to float [P, D].
 
         Args:
             prefixes: every row as if its history ended there, for encoders to which that makes a difference
                 (`Encoder.prefix_invariant`); without it only the newest row of each history is sure to be that.
+            at: int64 [N], only these rows, as if a history ended at each: float [N, D].
         """
-        return _encoded(self.user_encoder, item_vectors * math.sqrt(self.dim), layout, prefixes)
+        return _encoded(self.user_encoder, item_vectors * math.sqrt(self.dim), layout, prefixes, at)
+
+    def masked_users(self, item_vectors: Tensor, layout: Layout, hidden: np.ndarray) -> Tensor:
+        """u where items are hidden, made of the items around them: float [N, D]; `hidden` int64 [N]."""
+        return self.user_encoder.masked(item_vectors * math.sqrt(self.dim), layout, hidden)
 
     def _start_as_the_mean(self) -> None:
         with torch.no_grad():
@@ -105,19 +119,40 @@ class TwoSided(nn.Module):
             nn.init.zeros_(unused.bias)
         nn.init.ones_(self.item_partition.bias)
 
-    def item_states(self, user_states: Tensor, layout: Layout, *, prefixes: bool = False) -> Tensor:
+    def item_states(
+        self, user_states: Tensor, layout: Layout, *, prefixes: bool = False, at: np.ndarray | None = None
+    ) -> Tensor:
         """g after each user: states float [P, D] strictly before each meeting to float [P, D + 2].
 
         With what follows g, the partition and the level, an item scores <u, g> - partition log Z(u) + level.
-        The level plays no part among the users of one item. `prefixes` as in `user_states`.
+        The level plays no part among the users of one item. `prefixes` and `at` as in `user_states`.
         """
-        centred = user_states - self.population_mean
-        encoder = self.user_encoder if self.item_encoder is None else self.item_encoder
-        made = self.item_pool(running_means(centred, layout)) + self.item_head(
-            _encoded(encoder, centred, layout, prefixes)
-        )
-        users = torch.from_numpy(np.log1p(layout.positions + 1)).to(made)[:, None]
+        centred, number = user_states - self.population_mean, layout.positions + 1
+        encoded = _encoded(self.item_side, centred, layout, prefixes, at)
+        means = running_means(centred, layout)
+        if at is not None:
+            means, number = means[torch.from_numpy(at).to(means.device)], number[at]
+        made = self.item_pool(means) + self.item_head(encoded)
+        users = torch.from_numpy(np.log1p(number)).to(made)[:, None]
         return torch.cat((made, self.item_partition(users), self.item_level(torch.cat((made, users), 1))), 1)
+
+    def users_before(self, item_vectors: Tensor, layout: Layout, wanted: np.ndarray | None) -> Tensor:
+        """u just before the events of `wanted` rows, int64 [W], or of all: float [W, D]."""
+        if wanted is None:
+            return before_each(self.user_states(item_vectors, layout), self.empty_user, layout)
+        return before_some(partial(self._users_at, item_vectors, layout), self.empty_user, layout, wanted)
+
+    def items_before(self, user_states: Tensor, layout: Layout, wanted: np.ndarray | None) -> Tensor:
+        """What `item_states` makes, just before the events of `wanted` rows, or of all: float [W, D + 2]."""
+        if wanted is None:
+            return before_each(self.item_states(user_states, layout), self.empty_item, layout)
+        return before_some(partial(self._items_at, user_states, layout), self.empty_item, layout, wanted)
+
+    def _users_at(self, item_vectors: Tensor, layout: Layout, rows: np.ndarray) -> Tensor:
+        return self.user_states(item_vectors, layout, at=rows)
+
+    def _items_at(self, user_states: Tensor, layout: Layout, rows: np.ndarray) -> Tensor:
+        return self.item_states(user_states, layout, at=rows)
 
     def log_partition(self, states: Tensor) -> Tensor:
         """log Z(u), float [P]: log-sum-exp of the scores of all trained items.
@@ -136,7 +171,9 @@ class TwoSided(nn.Module):
         self.trained = torch.cat((self.trained, self.trained.new_zeros(more)))
 
 
-def _encoded(encoder: Encoder, rows: Tensor, layout: Layout, prefixes: bool) -> Tensor:
+def _encoded(encoder: Encoder, rows: Tensor, layout: Layout, prefixes: bool, at: np.ndarray | None) -> Tensor:
+    if at is not None:
+        return states_at(encoder, rows, layout, at)
     states: Tensor = prefix_states(encoder, rows, layout) if prefixes else encoder(rows, layout)
     return states
 
@@ -152,6 +189,22 @@ def running_means(rows: Tensor, layout: Layout) -> Tensor:
     before = torch.cat((total.new_zeros(1, rows.shape[1]), total))[starts]
     count = torch.from_numpy(layout.positions + 1).to(device)
     return ((total - before) / count[:, None]).to(rows.dtype)
+
+
+def before_some(
+    states_at: Callable[[np.ndarray], Tensor], empty: Tensor, layout: Layout, wanted: np.ndarray
+) -> Tensor:
+    """The state just before some rows' events, float [W, D], for encoders that are not causal.
+
+    Args:
+        states_at: rows int64 [N] to the states after their events, float [N, D].
+        empty: float [D].
+        wanted: int64 [W], rows.
+    """
+    found, later = empty.expand(len(wanted), -1), np.flatnonzero(layout.positions[wanted])
+    if not len(later):
+        return found
+    return found.index_copy(0, torch.from_numpy(later).to(empty.device), states_at(wanted[later] - 1))
 
 
 def before_each(states: Tensor, empty: Tensor, layout: Layout) -> Tensor:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from duality.encoders import blocks
-from duality.encoders.base import Encoder, Layout, prefix_states
+from duality.encoders.base import Encoder, Layout, prefix_states, states_at
 from duality.encoders.positions import rotate, rotations
 from duality.encoders.registry import ENCODERS, EncoderConfig, make_encoder
 from duality.encoders.transformer import Transformer
@@ -30,8 +30,8 @@ def made(name: str, **settings: object) -> Encoder:
 
 @pytest.fixture(scope="module", params=list(ENCODERS))
 def encoder(request: pytest.FixtureRequest) -> Encoder:
-    limited = {"max_length": LONG} if request.param in ("sasrec", "hstu") else {}
-    return made(request.param, **limited)
+    limited = {"sasrec": LONG, "hstu": LONG, "bert4rec": LONG + 1}
+    return made(request.param, **({"max_length": limited[request.param]} if request.param in limited else {}))
 
 
 @given(lengths_lists, st.integers(0, 99))
@@ -73,9 +73,9 @@ def test_prefix_states_are_those_of_each_prefix_alone(
     torch.testing.assert_close(found, torch.stack(expected), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["sasrec", "hstu"])
-def test_what_lies_further_back_than_the_limit_is_not_seen(name: str) -> None:
-    limited, rows = made(name, max_length=LONG), torch.randn(30, DIM)
+@pytest.mark.parametrize(("name", "limit"), [("sasrec", LONG), ("hstu", LONG), ("bert4rec", LONG + 1)])
+def test_what_lies_further_back_than_the_limit_is_not_seen(name: str, limit: int) -> None:
+    limited, rows = made(name, max_length=limit), torch.randn(30, DIM)
     states = limited(rows, Layout(np.array([30])))
     newest = limited(rows[-LONG:], Layout(np.array([LONG])))
     torch.testing.assert_close(states[-LONG:], newest, atol=1e-5, rtol=0)
@@ -93,8 +93,8 @@ def test_a_later_row_changes_no_earlier_state(encoder: Encoder, length: int, dat
     at = data.draw(st.integers(1, length - 1))
     changed[at:] = -rows[at:]
     layout = Layout(np.array([length]))
-    before, after = encoder(rows, layout), encoder(changed, layout)
-    assert torch.equal(before[:at], after[:at])
+    before, after = (prefix_states(encoder, some, layout) for some in (rows, changed))
+    torch.testing.assert_close(before[:at], after[:at], atol=0 if encoder.causal else 1e-6, rtol=0)
     assert not torch.allclose(before[at:], after[at:])
 
 
@@ -182,3 +182,33 @@ def test_attention_drops_weights_in_training_and_its_mean_is_that_without(
     assert draws.std(0).min() > 0
     error = draws.std(0) / len(draws) ** 0.5
     assert ((draws.mean(0) - plain).abs() < 5 * error + 1e-6).all()
+
+
+def test_an_encoder_that_is_not_causal_says_so(encoder: Encoder) -> None:
+    rows, layout = torch.randn(6, DIM), Layout(np.array([6]))
+    changed = torch.cat((rows[:-1], -rows[-1:]))
+    alike = torch.allclose(encoder(rows, layout)[:-1], encoder(changed, layout)[:-1], atol=1e-5)
+    assert alike == encoder.causal
+
+
+def test_a_hidden_row_is_found_from_both_sides_and_not_from_itself() -> None:
+    encoder, layout, hidden = made("bert4rec"), Layout(np.array([5, 3])), np.array([1, 6])
+    rows = torch.randn(8, DIM)
+
+    def found(at: int) -> torch.Tensor:
+        changed = rows.clone()
+        changed[at] *= -1
+        return encoder.masked(changed, layout, hidden)
+
+    plain = encoder.masked(rows, layout, hidden)
+    assert plain.shape == (2, DIM)
+    torch.testing.assert_close(found(1), plain)
+    for at in (0, 4):
+        assert not torch.allclose(found(at)[0], plain[0], atol=1e-4)
+        torch.testing.assert_close(found(at)[1], plain[1], atol=1e-6, rtol=0)
+
+
+def test_states_at_some_rows_are_those_of_their_prefixes(encoder: Encoder) -> None:
+    rows, layout, wanted = torch.randn(14, DIM), Layout(np.array([5, 9])), np.array([3, 13, 0, 7])
+    found = states_at(encoder, rows, layout, wanted)
+    torch.testing.assert_close(found, prefix_states(encoder, rows, layout)[wanted], atol=1e-5, rtol=0)

@@ -10,13 +10,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
 from duality.encoders.base import Encoder, Layout
+from duality.encoders.bert4rec import BERT4Rec, BERT4RecBlock, BERT4RecConfig
+from duality.encoders.blocks import PostNormBlock
 from duality.encoders.hstu import HSTU, HSTUBlock, HSTUConfig
 from duality.encoders.sasrec import SASRec, SASRecConfig
-from duality.encoders.vaswani import PostNormBlock, Vaswani, VaswaniConfig, sinusoids
+from duality.encoders.vaswani import Vaswani, VaswaniConfig, sinusoids
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "encoders"
 Fixture = dict[str, np.ndarray]
@@ -78,6 +81,89 @@ def test_sasrec_is_the_original_block() -> None:
         for name, parameter in names.items():
             parameter.copy_(torch.from_numpy(fixture[f"weight/{name}"]))
     agree(encoder, items[torch.from_numpy(fixture["items"])], fixture, names)
+
+
+def bert_names(encoder: BERT4Rec, words: Tensor) -> dict[str, Tensor]:
+    """Our parameters by their published names, matrices transposed as they lie there."""
+    named: dict[str, Tensor] = {
+        "bert/embeddings/word_embeddings": words,
+        "bert/embeddings/position_embeddings": encoder.slots.weight,
+    }
+    layers: dict[str, nn.Module] = {"cls/predictions/transform/dense": encoder.transform}
+    norms: dict[str, nn.Module] = {
+        "bert/embeddings/LayerNorm": encoder.input_norm,
+        "cls/predictions/transform/LayerNorm": encoder.norm,
+    }
+    for number, block in enumerate(encoder.blocks):
+        assert isinstance(block, BERT4RecBlock)
+        layer = f"bert/encoder/layer_{number}"
+        layers[f"{layer}/attention/self/value/dense"] = block.attention.value
+        layers[f"{layer}/attention/output/dense"] = block.attention.project_out
+        layers[f"{layer}/intermediate/dense"] = block.feed_forward.project_in
+        layers[f"{layer}/output/dense"] = block.feed_forward.project_out
+        norms[f"{layer}/attention/output/LayerNorm"] = block.attention_norm
+        norms[f"{layer}/output/LayerNorm"] = block.feed_forward_norm
+    for name, layer in layers.items():
+        assert isinstance(layer, nn.Linear)
+        name = name.removesuffix("/dense") if "self/value" in name else name
+        named |= {f"{name}/kernel": layer.weight, f"{name}/bias": layer.bias}
+    for name, norm in norms.items():
+        assert isinstance(norm, nn.LayerNorm)
+        named |= {f"{name}/gamma": norm.weight, f"{name}/beta": norm.bias}
+    return named
+
+
+def bert_value(fixture: Fixture, kind: str, name: str) -> Tensor:
+    """A published weight or gradient as ours lies; what is added to every row is part of its position."""
+    value = torch.from_numpy(fixture[f"{kind}/{name}"])
+    if kind == "weight" and name.endswith("position_embeddings"):
+        value = value + torch.from_numpy(fixture["weight/bert/embeddings/token_type_embeddings"][0])
+    return value.T if name.endswith("kernel") else value
+
+
+def bert_projections(encoder: BERT4Rec, fixture: Fixture, kind: str) -> list[tuple[Tensor, Tensor]]:
+    """Queries and keys, which are one matrix here: ours, theirs."""
+    pairs = []
+    for number, block in enumerate(encoder.blocks):
+        assert isinstance(block, BERT4RecBlock)
+        layer, both = f"bert/encoder/layer_{number}/attention/self", block.attention.query_key
+        for what, ours in (("kernel", both.weight), ("bias", both.bias)):
+            halves = [bert_value(fixture, kind, f"{layer}/{part}/{what}") for part in ("query", "key")]
+            pairs.append((ours, torch.cat(halves)))
+    return pairs
+
+
+@pytest.mark.parametrize("case", ["last", "hidden"])
+def test_bert4rec_is_the_published_model(case: str) -> None:
+    fixture = fixture_of("bert4rec")
+    config = BERT4RecConfig(num_heads=2, hidden=12, max_length=int(fixture["max_length"]))
+    encoder, layout = BERT4Rec(8, config).double().eval(), Layout(fixture["lengths"])
+    words = torch.from_numpy(fixture["weight/bert/embeddings/word_embeddings"]).requires_grad_()
+    named, mask = bert_names(encoder, words), int(fixture["mask"])
+    with torch.no_grad():
+        for name, parameter in named.items():
+            parameter.copy_(bert_value(fixture, "weight", name))
+        for ours, theirs in bert_projections(encoder, fixture, "weight"):
+            ours.copy_(theirs)
+        encoder.mask.copy_(words[mask])
+    rows = words[torch.from_numpy(fixture["items"])]
+    if case == "last":
+        states = encoder(rows, layout)[torch.from_numpy(layout.last_rows)]
+    else:
+        states = encoder.masked(rows, layout, fixture["hidden_rows"])
+    np.testing.assert_allclose(states.detach().numpy(), fixture[f"{case}/states"], atol=1e-9, rtol=0)
+    (states * torch.from_numpy(fixture[f"{case}/weights_of_loss"])).sum().backward()
+    assert words.grad is not None
+    assert encoder.mask.grad is not None
+    words.grad[mask] += encoder.mask.grad  # theirs is a row of the table
+    kind = f"{case}/gradient"
+    for name, parameter in named.items():
+        torch.testing.assert_close(parameter.grad, bert_value(fixture, kind, name), atol=1e-9, rtol=1e-9)
+    for ours, theirs in bert_projections(encoder, fixture, kind):
+        torch.testing.assert_close(ours.grad, theirs, atol=1e-9, rtol=1e-9)
+    of_all = torch.from_numpy(fixture[f"{kind}/bert/embeddings/token_type_embeddings"][0])
+    assert encoder.slots.weight.grad is not None
+    torch.testing.assert_close(encoder.slots.weight.grad.sum(0), of_all, atol=1e-9, rtol=1e-9)
 
 
 def test_hstu_is_the_published_unit() -> None:

@@ -19,7 +19,7 @@ from duality.encoders.base import Layout
 from duality.encoders.registry import EncoderConfig, make_encoder
 torch.set_num_threads(1)
 name, length = sys.argv[1], int(sys.argv[2])
-limit = {"max_length": 8192} if name in ("sasrec", "hstu") else {}
+limit = {"max_length": 8193} if name in ("sasrec", "hstu", "bert4rec") else {}
 encoder = make_encoder(32, TypeAdapter(EncoderConfig).validate_python({"name": name, "num_blocks": 1, **limit}))
 rows = torch.randn(length, 32, requires_grad=True)
 encoder(rows[:64], Layout(np.array([64]))).sum().backward()

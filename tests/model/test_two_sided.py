@@ -14,15 +14,17 @@ from duality.embeddings import packed_item_states, states_before_events
 from duality.encoders.base import Layout
 from duality.encoders.transformer import TransformerConfig
 from duality.model.bank import StateBank
+from duality.model.live import Live
 from duality.model.objective import LossConfig, Objective
 from duality.model.two_sided import ModelConfig, TwoSided
 
 SHAPE = TransformerConfig(hidden=16, dropout=0.0)
 
 
-def small_model(items: int = 10) -> TwoSided:
+def small_model(items: int = 10, **encoders: object) -> TwoSided:
     torch.manual_seed(0)
-    model = TwoSided(items, ModelConfig(dim=16, user_encoder=SHAPE, item_encoder=SHAPE))
+    shapes = {"user_encoder": SHAPE, "item_encoder": SHAPE, **encoders}
+    model = TwoSided(items, ModelConfig.model_validate({"dim": 16, **shapes}))
     model.population_mean.normal_()
     return model
 
@@ -171,9 +173,38 @@ def test_a_partial_user_batch_mixes_live_and_banked_users() -> None:
     everybody, items = both_batches(world)
     task.step(everybody, items, remake_users=False)
     some = batch(world, user_histories(world, everything(world)), np.arange(3), "users")
-    live = torch.full((len(some.events), model.dim), 7.0)
-    states, _ = task._banked(task.user_bank, items.events, some.events, live)
+    rows = np.arange(len(some.events))
+    live = Live(rows, some.events, torch.full((len(rows), model.dim), 7.0))
+    states, _ = live.over(task.user_bank, items.events)
     is_live = np.isin(items.events, some.events)
     assert 0 < is_live.sum() < len(is_live)
     assert (states[torch.from_numpy(is_live)] == 7.0).all()
     assert (states[torch.from_numpy(~is_live)] != 7.0).any(1).all()
+
+
+@pytest.mark.parametrize("side", ["user_encoder", "item_encoder"])
+def test_an_encoder_that_sees_both_sides_is_given_prefixes_alone(side: str) -> None:
+    world = dataset()
+    model = small_model(**{side: {"name": "bert4rec", "hidden": 16, "dropout": 0.0, "max_length": 12}})
+    task = objective(model, world, queries=9, item_queries=9)
+    users, items = both_batches(world)
+    task.step(users, items, remake_users=False)
+    losses = task.step(users, items, remake_users=True)
+    assert "cycle_user" in losses
+    sum(losses.values()).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in getattr(model, side).parameters())
+    bank = task.user_bank if side == "user_encoder" else task.item_bank
+    written = users.events[task.user_bank.holds(users.events)]
+    expected = states_before_events(model, world, everything(world))
+    if side == "user_encoder":
+        assert 9 <= len(written) <= 18 < len(users.events)
+        # The mean that states are measured from moves, the users' states do not depend on it.
+        np.testing.assert_allclose(bank.states[written], expected[written], atol=5e-3)
+    else:
+        held = items.events[bank.holds(items.events)]
+        generated = packed_item_states(model, item_histories(world, everything(world)), expected)
+        place = {int(e): n for n, e in enumerate(item_histories(world, everything(world)).event)}
+        for event in held:
+            before = generated[place[int(event)] - 1]
+            np.testing.assert_allclose(bank.states[event], before.detach(), atol=5e-3)
+        assert 0 < len(held) <= 18
