@@ -36,6 +36,12 @@ STORED_EXTRA = 3  # values of a stored vector beyond the model's: partition, act
 ACTIVITY, LEVEL = -2, -1  # columns of users and of items that the biases are added to
 
 
+def layout_of(dataset: Dataset, events: np.ndarray, lengths: np.ndarray) -> Layout:
+    """Where histories of events lie, and when these happened."""
+    times = None if dataset.event_time is None else np.asarray(dataset.event_time[events])
+    return Layout(lengths, times)
+
+
 @torch.inference_mode()
 def user_states(model: TwoSided, dataset: Dataset, histories: Histories, vectors: Tensor) -> Tensor:
     """Newest state of every user, float32 [U, D]; users without history get the empty state.
@@ -47,7 +53,7 @@ def user_states(model: TwoSided, dataset: Dataset, histories: Histories, vectors
     with progress(len(histories.event), "encoding users", unit="events") as bar:
         for owners in row_batches(histories, ROWS):
             events, lengths = histories.packed(owners)
-            layout = Layout(lengths)
+            layout = layout_of(dataset, events, lengths)
             encoded = model.user_states(_rows(vectors, dataset.event_item[events]), layout)
             states[torch.from_numpy(owners)] = encoded[torch.from_numpy(layout.last_rows)]
             bar.advance(len(events))
@@ -65,7 +71,7 @@ def user_states_after(model: TwoSided, dataset: Dataset, histories: Histories, v
     states = model.empty_user.detach().repeat(len(histories.event) + histories.num_owners, 1)
     for owners in row_batches(histories, ROWS):
         events, lengths = histories.packed(owners)
-        layout = Layout(lengths)
+        layout = layout_of(dataset, events, lengths)
         place = np.repeat(histories.indptr[owners] + owners + 1, lengths) + layout.positions
         inputs = _rows(vectors, dataset.event_item[events])
         encoded = model.user_states(inputs, layout, prefixes=True)
@@ -80,7 +86,7 @@ def states_before_events(model: TwoSided, dataset: Dataset, visible: np.ndarray)
     states = torch.zeros(dataset.num_events, model.dim)
     for owners in row_batches(histories, ROWS):
         events, lengths = histories.packed(owners)
-        layout = Layout(lengths)
+        layout = layout_of(dataset, events, lengths)
         inputs = _rows(model.item_table, dataset.event_item[events])
         encoded = model.user_states(inputs, layout, prefixes=True)
         states[torch.from_numpy(events)] = before_each(encoded, model.empty_user, layout)
@@ -102,7 +108,7 @@ def generated_items(
     """
     histories = item_histories(dataset, visible)
     before = states_before_events(model, dataset, visible)
-    after = packed_item_states(model, histories, before)
+    after = packed_item_states(model, dataset, histories, before)
     after = torch.cat((after, model.empty_item.detach()[None, : model.dim]))  # row -1: no users
     newest = np.where(histories.lengths > 0, histories.indptr[1:] - 1, -1)
     weights = weigh(model, dataset, visible, histories, before, lambda rows: after[torch.from_numpy(rows)])
@@ -110,7 +116,7 @@ def generated_items(
 
 
 @torch.inference_mode()
-def packed_item_states(model: TwoSided, histories: Histories, before: Tensor) -> Tensor:
+def packed_item_states(model: TwoSided, dataset: Dataset, histories: Histories, before: Tensor) -> Tensor:
     """g after each event of the item histories, float32 [H, D], in the histories' own order.
 
     Args:
@@ -121,7 +127,7 @@ def packed_item_states(model: TwoSided, histories: Histories, before: Tensor) ->
     last = histories.indptr[windows.owner] + windows.ends
     for chosen in row_batches(windows.histories, ROWS):
         events, lengths = windows.histories.packed(chosen)
-        layout = Layout(lengths)
+        layout = layout_of(dataset, events, lengths)
         inputs = before[torch.from_numpy(events)]
         made = model.item_states(inputs, layout, prefixes=True)[:, : model.dim]
         left = np.repeat(lengths, lengths) - layout.positions  # 1 for the newest row

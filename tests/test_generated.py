@@ -46,7 +46,7 @@ def test_after_weighing_expected_arrivals_are_the_counted_ones() -> None:
     model, mask = small_model(), everything(world)
     histories = item_histories(world, mask)
     before = states_before_events(model, world, mask)
-    after = packed_item_states(model, histories, before)
+    after = packed_item_states(model, world, histories, before)
     after = torch.cat((after, model.empty_item.detach()[None, : model.dim]))
     weights = generated.weigh(model, world, mask, histories, before, lambda rows: after[rows])
     found = generated._intervals(world, mask, histories, np.random.default_rng(0))

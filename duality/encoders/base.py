@@ -24,9 +24,13 @@ class Layout:
     Args:
         lengths: int64 [S], each >= 1, in packed order. Attention runs once per run of equal
             neighbours, so a batch sorted by length is computed in the fewest calls.
+        times: int64 [P], when each row happened, in microseconds; None where nobody knows.
+        asked: int64 [P], when each state is asked for; None: at once.
     """
 
     lengths: np.ndarray
+    times: np.ndarray | None = None
+    asked: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if len(self.lengths) and self.lengths.min() < 1:
@@ -69,7 +73,16 @@ class Layout:
         pieces = -(-self.lengths // most)
         lengths = np.full(pieces.sum(), most, dtype=np.int64)
         lengths[np.cumsum(pieces) - pieces] = self.lengths - (pieces - 1) * most
-        return Layout(lengths)
+        return Layout(lengths, self.times, self.asked)
+
+    def part(self, first: int, last: int) -> Layout:
+        """Sequences `first` to `last`, that one not among them."""
+        return self.rows(self.lengths[first:last], np.arange(self.offsets[first], self.offsets[last]))
+
+    def rows(self, lengths: np.ndarray, chosen: np.ndarray) -> Layout:
+        """Sequences of these lengths made of chosen rows, int64 [N]."""
+        times, asked = (None if kept is None else kept[chosen] for kept in (self.times, self.asked))
+        return Layout(lengths, times, asked)
 
 
 class Encoder(nn.Module):
@@ -135,6 +148,7 @@ def states_at(encoder: Encoder, rows: Tensor, layout: Layout, wanted: np.ndarray
     order = np.argsort(lengths, kind="stable")  # equally long ones share a call
     some, last = Layout(lengths[order]), wanted[order]
     place = some.positions + np.repeat(last - some.lengths + 1, some.lengths)
+    some = layout.rows(some.lengths, place)
     made = encoder(rows[torch.from_numpy(place).to(rows.device)], some)
     made = made[torch.from_numpy(some.last_rows).to(rows.device)]
     return made[torch.from_numpy(np.argsort(order)).to(rows.device)]

@@ -2,7 +2,7 @@
 
 Source: Zhai et al., "Actions speak louder than words" (2024), 3.1 and the published research code. Scores pass
 SiLU and are divided by `max_length` instead of going through a softmax, so how much there is counts, not only
-its proportions. The bias depends on how far back a row lies.
+its proportions. The bias depends on how far back a row lies, and on how long ago it happened.
 
 Cost: time grows with L^2; of sequences longer than `blocks.AT_ONCE` the weights exist a block of rows at a time.
 Shapes: P packed rows, D dimensions, H heads, K = D / H, L rows of a sequence, n sequences of a run.
@@ -10,8 +10,10 @@ Shapes: P packed rows, D dimensions, H heads, K = D / H, L rows of a sequence, n
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -29,6 +31,7 @@ class HSTUConfig(Config):
     num_heads: int = 2
     dropout: float = 0.2
     max_length: int = 200
+    time_buckets: int = 128  # of log(seconds) / .301; 0 knows no time
 
 
 class HSTUBlock(nn.Module):
@@ -40,6 +43,12 @@ class HSTUBlock(nn.Module):
         self.project_in = nn.Parameter(torch.empty(dim, 4 * dim).normal_(std=0.02))
         # Entry b is added to the score of the row b back.
         self.back = nn.Parameter(torch.empty(config.max_length).normal_(std=0.02))
+        # Entry b is added to the score of a row that long ago.
+        self.ago = (
+            nn.Parameter(torch.empty(config.time_buckets + 1).normal_(std=0.02))
+            if config.time_buckets
+            else None
+        )
         self.project_out = nn.Linear(dim, dim)
         self.dropout = nn.Dropout(config.dropout)
         nn.init.xavier_uniform_(self.project_out.weight)
@@ -53,17 +62,33 @@ class HSTUBlock(nn.Module):
     def _mixed(self, query_key: Tensor, value: Tensor, layout: Layout) -> Tensor:
         """Pointwise attention inside each sequence, float [P, D]."""
         pieces = []
-        for (_, count, length), qk, v in runs_of(layout, query_key, value):
+        ago = self._ago(layout, value.device)
+        for (first, count, length), qk, v in runs_of(layout, query_key, value):
             q, k = qk.view(count, length, *qk.shape[1:]).permute(2, 0, 3, 1, 4).unbind()
             v = v.view(count, length, *v.shape[1:]).transpose(1, 2)
-            mixed = in_blocks(self._pointwise, q, k, v)
+            rows = slice(first, first + count * length)
+            when = None if ago is None else ago[rows].view(count, length, 2)
+            mixed = in_blocks(partial(self._pointwise, when), q, k, v)
             pieces.append(mixed.transpose(1, 2).reshape(count * length, -1))
         return torch.cat(pieces)
 
-    def _pointwise(self, query: Tensor, key: Tensor, value: Tensor, start: int) -> Tensor:
+    def _ago(self, layout: Layout, device: torch.device) -> Tensor | None:
+        """When rows are asked and when they happened, int64 [P, 2], if both model and log know time."""
+        if self.ago is None or layout.times is None:
+            return None
+        asked = layout.times if layout.asked is None else layout.asked
+        return torch.from_numpy(np.stack((asked, layout.times), 1)).to(device)
+
+    def _pointwise(
+        self, when: Tensor | None, query: Tensor, key: Tensor, value: Tensor, start: int
+    ) -> Tensor:
         """What `blocks.in_blocks` wants: SiLU of scores and bias, over `max_length`."""
         distance = back(query, key, start)
-        weights = functional.silu(query @ key.transpose(2, 3) + self.back[distance.clamp(min=0)])
+        scores = query @ key.transpose(2, 3) + self.back[distance.clamp(min=0)]
+        if when is not None and self.ago is not None:
+            asked, happened = when[:, start : start + query.shape[2], :1], when[:, None, : key.shape[2], 1]
+            scores = scores + self.ago[buckets(asked - happened, len(self.ago) - 1)][:, None]
+        weights = functional.silu(scores)
         return weights.masked_fill(distance < 0, 0.0) @ value / self.max_length
 
 
@@ -83,6 +108,12 @@ class HSTU(Encoder):
         for block in self.blocks:
             rows = block(rows, layout)
         return rows
+
+
+def buckets(microseconds: Tensor, highest: int) -> Tensor:
+    """floor(log(seconds) / .301), at least 0 and at most `highest`: about a bucket for every 35% more."""
+    seconds = (microseconds.double() / 1e6).abs().clamp(min=1.0)
+    return (seconds.log() / 0.301).long().clamp(max=highest)
 
 
 def _normal(rows: Tensor) -> Tensor:

@@ -90,15 +90,13 @@ class Batch:
         events: int64 [P], event numbers, oldest first inside a history.
         owners: int64 [P], the row's user (or item).
         members: int64 [P], the row's item (or user).
-        layout: where the histories lie.
-        time: int64 [P], or None when the log has no time.
+        layout: where the histories lie, and when their events happened.
     """
 
     events: np.ndarray
     owners: np.ndarray
     members: np.ndarray
     layout: Layout
-    time: np.ndarray | None
 
 
 class Objective:
@@ -304,7 +302,7 @@ class Objective:
         reach = int(np.searchsorted(offsets, offsets[first] + self.config.cycle_rows, side="right")) - 1
         last = max(first + 2, reach)
         part = slice(offsets[first], offsets[last])
-        layout = Layout(batch.layout.lengths[first:last])
+        layout = batch.layout.part(first, last)
         known = part.start + np.flatnonzero(layout.positions)
         if len(users.row) < len(batch.events):
             known = np.intersect1d(known, users.row)
@@ -387,7 +385,7 @@ def forbidden_users(batch: Batch, rows: np.ndarray, met: np.ndarray) -> np.ndarr
 
     Forbidden are users who met the item and, where there is time, states later than the query.
     """
-    if batch.time is None:
+    if batch.layout.times is None:
         return met
-    time = batch.time[rows]
+    time = batch.layout.times[rows]
     return met | (time[None, :] > time[:, None])

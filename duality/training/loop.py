@@ -230,7 +230,7 @@ class Trainer:
         is_user = histories is self.users
         member = self.events.item[rows] if is_user else self.events.user[rows]
         when = None if self.events.time is None else self.events.time[rows]
-        return Batch(rows, owner, member.astype(np.int64), Layout(lengths), when)
+        return Batch(rows, owner, member.astype(np.int64), Layout(lengths, when))
 
     def _finish_epoch(
         self, losses: dict[str, float], metrics: dict[str, float], started: float, trained: float

@@ -16,8 +16,7 @@ from duality.data.batches import row_batches
 from duality.data.dataset import Dataset
 from duality.data.histories import Histories, item_histories, user_histories
 from duality.data.split import Split
-from duality.embeddings import ROWS, stored_generated, stored_users
-from duality.encoders.base import Layout
+from duality.embeddings import ROWS, layout_of, stored_generated, stored_users
 from duality.evaluation.baselines import MostPopular
 from duality.evaluation.cold import GIVEN, ColdQueries, cold_queries, cold_world, never_met, queries_of
 from duality.evaluation.neighbours import NearestNeighbours
@@ -148,6 +147,7 @@ class ColdUsers:
         states = self.states
         vectors = states.vectors
         made = _last_states(
+            states.dataset,
             self.given,
             states.model.empty_user,
             lambda events, layout: states.model.user_states(
@@ -177,6 +177,7 @@ def _item_states(states: States, given: Histories) -> torch.Tensor:
     place = np.empty(states.dataset.num_events, np.int64)
     place[given.event] = np.arange(len(given.event))
     return _last_states(
+        states.dataset,
         given,
         states.model.empty_item,
         lambda events, layout: states.model.item_states(before[torch.from_numpy(place[events])], layout),
@@ -184,10 +185,10 @@ def _item_states(states: States, given: Histories) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def _last_states(given: Histories, empty: torch.Tensor, encode: Any) -> torch.Tensor:
+def _last_states(dataset: Dataset, given: Histories, empty: torch.Tensor, encode: Any) -> torch.Tensor:
     found = empty.detach().repeat(given.num_owners, 1)
     for owners in row_batches(given, ROWS):
         events, lengths = given.packed(owners)
-        layout = Layout(lengths)
+        layout = layout_of(dataset, events, lengths)
         found[torch.from_numpy(owners)] = encode(events, layout)[torch.from_numpy(layout.last_rows)]
     return found

@@ -138,7 +138,7 @@ class ShuffledItems:
         """float32 [B, U]."""
         _check_item_to_user(direction, self.name)
         states, histories = self.states, self.shuffled(queries, rows)
-        made = packed_item_states(states.model, histories, states.before_events)
+        made = packed_item_states(states.model, states.dataset, histories, states.before_events)
         vectors = states.model.empty_item.detach()[: states.model.dim].repeat(histories.num_owners, 1)
         some = torch.from_numpy(np.flatnonzero(histories.lengths))
         vectors[some] = made[torch.from_numpy(histories.indptr[1:])[some] - 1]

@@ -19,8 +19,7 @@ from torch import Tensor
 from duality.data.batches import row_batches
 from duality.data.dataset import Dataset
 from duality.data.histories import Histories, overlapping_windows
-from duality.embeddings import ROWS, stored_generated, stored_items, stored_users
-from duality.encoders.base import Layout
+from duality.embeddings import ROWS, layout_of, stored_generated, stored_items, stored_users
 from duality.generated import group_of
 from duality.model.two_sided import TwoSided
 
@@ -116,7 +115,7 @@ def states_after(
     states = model.empty_user.detach().repeat(len(users), 1)
     for batch in row_batches(histories, ROWS):
         events, rows = histories.packed(batch)
-        layout = Layout(rows)
+        layout = layout_of(dataset, events, rows)
         inputs = vectors(dataset.event_item[events].astype(np.int64))
         encoded = model.user_states(inputs, layout, prefixes=True)
         wanted, number = asked.packed(batch)
@@ -136,7 +135,7 @@ def _newest_states(model: TwoSided, dataset: Dataset, histories: Histories, owne
     made = torch.empty(len(owners), model.dim)
     for batch in row_batches(chosen, ROWS):
         rows, lengths = Histories(chosen.indptr, np.arange(len(users))).packed(batch)
-        layout = Layout(lengths)
+        layout = layout_of(dataset, chosen.event[rows], lengths)
         states = model.item_states(before[torch.from_numpy(rows)], layout)[:, : model.dim]
         made[torch.from_numpy(batch)] = states[torch.from_numpy(layout.last_rows)]
     return made

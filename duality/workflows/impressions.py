@@ -21,8 +21,7 @@ from duality.data.batches import row_batches
 from duality.data.dataset import Dataset
 from duality.data.histories import user_histories
 from duality.data.outcomes import Column, read_outcomes
-from duality.embeddings import ROWS, fading_counts, item_tables, stored_users
-from duality.encoders.base import Layout
+from duality.embeddings import ROWS, fading_counts, item_tables, layout_of, stored_users
 from duality.errors import InputError
 from duality.model.two_sided import TwoSided
 from duality.runtime import progress
@@ -153,7 +152,7 @@ def states_after_events(model: TwoSided, dataset: Dataset, vectors: Tensor) -> T
             events, lengths = histories.packed(owners)
             items = torch.from_numpy(dataset.event_item[events].astype(np.int64))
             states[torch.from_numpy(events)] = model.user_states(
-                vectors[items], Layout(lengths), prefixes=True
+                vectors[items], layout_of(dataset, events, lengths), prefixes=True
             )
             bar.advance(len(events))
     return states

@@ -96,7 +96,7 @@ class States:
     def _packed(self) -> np.ndarray:
         """float32 [H, D]: g after each event of the item histories."""
         histories = item_histories(self.dataset, self.visible)
-        return packed_item_states(self.model, histories, self.before_events).numpy()
+        return packed_item_states(self.model, self.dataset, histories, self.before_events).numpy()
 
     @cached_property
     def users(self) -> np.ndarray:

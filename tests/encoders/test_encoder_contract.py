@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from duality.encoders import blocks
 from duality.encoders.base import Encoder, Layout, prefix_states, states_at
+from duality.encoders.hstu import buckets
 from duality.encoders.positions import rotate, rotations
 from duality.encoders.registry import ENCODERS, EncoderConfig, make_encoder
 from duality.encoders.transformer import Transformer
@@ -119,7 +120,7 @@ def test_the_kth_most_recent_event_has_one_positional_term(back: int, first: int
 
 def test_gradients_reach_every_parameter_and_row(encoder: Encoder) -> None:
     rows = torch.randn(7, DIM, requires_grad=True)
-    encoder(rows, Layout(np.array([3, 4]))).square().sum().backward()
+    encoder(rows, Layout(np.array([3, 4]), np.arange(7) * 60_000_000)).square().sum().backward()
     assert rows.grad is not None
     assert (rows.grad.abs().sum(1) > 0).all()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in encoder.parameters())
@@ -212,3 +213,27 @@ def test_states_at_some_rows_are_those_of_their_prefixes(encoder: Encoder) -> No
     rows, layout, wanted = torch.randn(14, DIM), Layout(np.array([5, 9])), np.array([3, 13, 0, 7])
     found = states_at(encoder, rows, layout, wanted)
     torch.testing.assert_close(found, prefix_states(encoder, rows, layout)[wanted], atol=1e-5, rtol=0)
+
+
+def test_how_long_ago_a_row_happened_counts_in_hstu() -> None:
+    encoder, rows, lengths = made("hstu", num_blocks=1), torch.randn(5, DIM), np.array([3, 2])
+    second = 1_000_000
+    times = np.array([0, 10, 20, 5, 7]) * second
+    plain = encoder(rows, Layout(lengths, times))
+    later = encoder(rows, Layout(lengths, times + 12_345 * second))
+    torch.testing.assert_close(later, plain)  # what counts is how long ago
+    spread = encoder(rows, Layout(lengths, np.array([0, 10, 900, 5, 7]) * second))
+    changed = (spread - plain).abs().amax(1) > 1e-6
+    assert changed.tolist() == [False, False, True, False, False]
+    asked = encoder(rows, Layout(lengths, times, times + 90 * second))
+    assert ((asked - plain).abs().amax(1) > 1e-6).all()
+    assert buckets(torch.tensor([0, second, -second, 2 * second, 10**15]), 9).tolist() == [0, 0, 0, 2, 9]
+
+
+def test_a_part_of_a_layout_keeps_its_times() -> None:
+    layout = Layout(np.array([2, 3, 1]), np.arange(6) * 10)
+    part = layout.part(1, 3)
+    assert part.lengths.tolist() == [3, 1]
+    assert part.times is not None
+    assert part.times.tolist() == [20, 30, 40, 50]
+    assert part.asked is None

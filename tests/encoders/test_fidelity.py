@@ -33,7 +33,8 @@ def newest(layout: Layout, most: int) -> Tensor:
 
 def agree(encoder: Encoder, rows: Tensor, fixture: Fixture, named: dict[str, Tensor]) -> None:
     """States to 1e-9; gradients of a random sum of them too, of each parameter by its published name."""
-    layout = Layout(fixture["lengths"])
+    seconds = [fixture[key] * 1_000_000 if key in fixture else None for key in ("times", "asked")]
+    layout = Layout(fixture["lengths"], *seconds)
     states = encoder(rows, layout)[newest(layout, int(fixture["max_length"]))]
     np.testing.assert_allclose(states.detach().numpy(), fixture["states"], atol=1e-9, rtol=0)
     (states * torch.from_numpy(fixture["weights_of_loss"])).sum().backward()
@@ -166,9 +167,11 @@ def test_bert4rec_is_the_published_model(case: str) -> None:
     torch.testing.assert_close(encoder.slots.weight.grad.sum(0), of_all, atol=1e-9, rtol=1e-9)
 
 
-def test_hstu_is_the_published_unit() -> None:
-    fixture = fixture_of("hstu")
-    encoder = HSTU(8, HSTUConfig(num_heads=2, max_length=6)).double().eval()
+@pytest.mark.parametrize("name", ["hstu", "hstu_time"])
+def test_hstu_is_the_published_unit(name: str) -> None:
+    fixture = fixture_of(name)
+    buckets = 12 if name == "hstu_time" else 0  # the published code asks at the time of the next event
+    encoder = HSTU(8, HSTUConfig(num_heads=2, max_length=6, time_buckets=buckets)).double().eval()
     names: dict[str, Tensor] = {}
     for number, block in enumerate(encoder.blocks):
         assert isinstance(block, HSTUBlock)
@@ -177,12 +180,15 @@ def test_hstu_is_the_published_unit() -> None:
             f"{layer}._uvqk": block.project_in,
             f"{layer}._o.weight": block.project_out.weight,
             f"{layer}._o.bias": block.project_out.bias,
-            f"{layer}._rel_attn_bias._w": block.back,
+            f"{layer}._rel_attn_bias.{'_pos_w' if buckets else '_w'}": block.back,
         }
+        if block.ago is not None:
+            names[f"{layer}._rel_attn_bias._ts_w"] = block.ago
     with torch.no_grad():
         for name, parameter in names.items():
             value = torch.from_numpy(fixture[f"weight/{name}"])
-            parameter.copy_(value[:6].flip(0) if name.endswith("_w") else value)
+            of_places = name.endswith(("._w", "_pos_w"))
+            parameter.copy_(value[:6].flip(0) if of_places else value)
     rows = torch.from_numpy(fixture["rows"]).requires_grad_()
     agree(encoder, rows, fixture, names)
     seen = newest(Layout(fixture["lengths"]), 6)

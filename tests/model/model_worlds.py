@@ -54,8 +54,7 @@ def batch(world: SimpleNamespace, histories: Histories, owners: np.ndarray, side
         events,
         np.repeat(owners[kept], lengths[kept]),
         members[events].astype(np.int64),
-        Layout(lengths[kept]),
-        world.event_time[events],
+        Layout(lengths[kept], world.event_time[events]),
     )
 
 

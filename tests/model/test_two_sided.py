@@ -73,7 +73,7 @@ def _states(model: TwoSided, world: object) -> dict[str, dict[int, torch.Tensor]
     mask = everything(world)  # type: ignore[arg-type]
     before = states_before_events(model, world, mask)  # type: ignore[arg-type]
     histories = item_histories(world, mask)  # type: ignore[arg-type]
-    after = packed_item_states(model, histories, before)
+    after = packed_item_states(model, world, histories, before)
     item = {}
     for start, end in zip(histories.indptr[:-1], histories.indptr[1:], strict=True):
         for place in range(start, end):
@@ -89,7 +89,7 @@ def test_the_user_of_an_event_does_not_reach_the_item_state_before_it() -> None:
     place = int(histories.indptr[2]) + 2
     other = before.clone()
     other[histories.event[place]] *= -1.0
-    one, two = (packed_item_states(model, histories, b) for b in (before, other))
+    one, two = (packed_item_states(model, world, histories, b) for b in (before, other))
     torch.testing.assert_close(one[:place], two[:place], atol=1e-6, rtol=0)
     assert not torch.allclose(one[place], two[place], atol=1e-3)
 
@@ -202,7 +202,7 @@ def test_an_encoder_that_sees_both_sides_is_given_prefixes_alone(side: str) -> N
         np.testing.assert_allclose(bank.states[written], expected[written], atol=5e-3)
     else:
         held = items.events[bank.holds(items.events)]
-        generated = packed_item_states(model, item_histories(world, everything(world)), expected)
+        generated = packed_item_states(model, world, item_histories(world, everything(world)), expected)
         place = {int(e): n for n, e in enumerate(item_histories(world, everything(world)).event)}
         for event in held:
             before = generated[place[int(event)] - 1]

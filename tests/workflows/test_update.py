@@ -117,7 +117,7 @@ def from_scratch(root: Path, untouched: dict[str, np.ndarray]) -> dict[str, dict
     wide.grow(data.num_items)
     visible = np.ones(data.num_events, bool)
     histories = item_histories(data, visible)
-    after = packed_item_states(wide, histories, states_before_events(wide, data, visible))
+    after = packed_item_states(wide, data, histories, states_before_events(wide, data, visible))
     made = after[torch.from_numpy(histories.indptr[1:] - 1)], histories.lengths, weights
     vectors = item_vectors(wide, data, visible, made).clone()
     items = stored_ends(wide, made)[0]
