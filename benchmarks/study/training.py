@@ -9,8 +9,9 @@ from pathlib import Path
 
 from torch import Tensor
 
+from duality.model.batch import Batch
 from duality.model.live import Live
-from duality.model.objective import Batch, Objective
+from duality.model.objective import Objective
 from duality.runtime import say
 from duality.training import loop
 from duality.workflows.mirror import mirror

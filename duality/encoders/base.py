@@ -97,12 +97,15 @@ class Encoder(nn.Module):
         max_length: rows that a state sees at most; longer sequences are cut into pieces from their newest
             row, and each piece knows nothing of the others. 0 sees all.
         hidden_share: share of the rows that training hides and asks for (`masked`); 0 where it cannot.
+        noisy: training draws what has no gradient: `draw` before a step, `turn` to the opposite draw and the
+            same step again, `penalty` of the difference.
     """
 
     causal = True
     prefix_invariant = True
     max_length = 0
     hidden_share = 0.0
+    noisy = False
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -117,6 +120,18 @@ class Encoder(nn.Module):
 
     def masked(self, rows: Tensor, layout: Layout, hidden: np.ndarray) -> Tensor:
         """States in the place of hidden rows, int64 [N], from the rows around them: float [N, D]."""
+        raise NotImplementedError
+
+    def draw(self) -> None:
+        """Noise for one step."""
+        raise NotImplementedError
+
+    def turn(self) -> None:
+        """The opposite of the last draw."""
+        raise NotImplementedError
+
+    def penalty(self, difference: Tensor) -> Tensor:
+        """What is added to the loss: `difference` is that of the draw minus that of its opposite."""
         raise NotImplementedError
 
 

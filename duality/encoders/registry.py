@@ -8,6 +8,7 @@ from pydantic import Field
 
 from duality.encoders.base import Encoder
 from duality.encoders.bert4rec import BERT4Rec, BERT4RecConfig
+from duality.encoders.denoiser import RecDenoiser, RecDenoiserConfig
 from duality.encoders.hstu import HSTU, HSTUConfig
 from duality.encoders.sasrec import SASRec, SASRecConfig
 from duality.encoders.transformer import LiGR, LiGRConfig, Transformer, TransformerConfig
@@ -19,11 +20,20 @@ ENCODERS: dict[str, type] = {
     "vaswani": Vaswani,
     "sasrec": SASRec,
     "bert4rec": BERT4Rec,
+    "denoiser": RecDenoiser,
     "hstu": HSTU,
 }
 
 # `[model.user_encoder]` and `[model.item_encoder]` of a recipe: `name` decides which keys there are.
-AnyConfig = TransformerConfig | LiGRConfig | VaswaniConfig | SASRecConfig | BERT4RecConfig | HSTUConfig
+AnyConfig = (
+    TransformerConfig
+    | LiGRConfig
+    | VaswaniConfig
+    | SASRecConfig
+    | BERT4RecConfig
+    | RecDenoiserConfig
+    | HSTUConfig
+)
 EncoderConfig = Annotated[AnyConfig, Field(discriminator="name")]
 
 

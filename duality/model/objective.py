@@ -19,8 +19,7 @@ Shapes: P rows of the user batch, R rows of the item batch, Q sampled queries, D
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -32,6 +31,7 @@ from duality.config import Config
 from duality.encoders.base import Encoder, Layout
 from duality.errors import InputError
 from duality.model.bank import StateBank
+from duality.model.batch import Batch, forbidden_users, met_owner_by_member
 from duality.model.live import Live
 from duality.model.losses import cycle_loss, masked_softmax_loss, softmax_loss
 from duality.model.negatives import draw_negatives
@@ -82,23 +82,6 @@ class LossConfig(Config):
         return self
 
 
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """A packed batch of one side, on the CPU.
-
-    Args:
-        events: int64 [P], event numbers, oldest first inside a history.
-        owners: int64 [P], the row's user (or item).
-        members: int64 [P], the row's item (or user).
-        layout: where the histories lie, and when their events happened.
-    """
-
-    events: np.ndarray
-    owners: np.ndarray
-    members: np.ndarray
-    layout: Layout
-
-
 class Objective:
     """The losses of one model over its two banks.
 
@@ -138,6 +121,42 @@ class Objective:
             items: histories of users, or None while only the user side warms up.
             remake_users: whether the item bank is filled, so that the user cycle can run.
         """
+        noisy = [encoder for encoder in self._encoders() if encoder.noisy]
+        for encoder in noisy:
+            encoder.draw()
+        before = (self.rng.bit_generator.state, torch.get_rng_state())
+        losses = self._losses(users, items, remake_users)
+        if noisy:
+            losses["noise"] = self._noise(noisy, losses, before, (users, items, remake_users))
+        return losses
+
+    def _encoders(self) -> list[Encoder]:
+        """F and, if it is another, G."""
+        return [e for e in (self.model.user_encoder, self.model.item_encoder) if e is not None]
+
+    def _noise(
+        self,
+        noisy: list[Encoder],
+        losses: dict[str, Tensor],
+        before: tuple[Any, Tensor],
+        step: tuple[Batch, Batch | None, bool],
+    ) -> Tensor:
+        """Penalties of encoders that draw, from the same step with the opposite draw and the same chances else."""
+        after = (self.rng.bit_generator.state, torch.get_rng_state())
+        for encoder in noisy:
+            encoder.turn()
+        self._set_chances(before)
+        with torch.no_grad():
+            opposite = self._losses(*step)
+        self._set_chances(after)
+        difference = torch.stack([losses[name].detach() - opposite[name] for name in losses]).sum()
+        return torch.stack([encoder.penalty(difference) for encoder in noisy]).sum()
+
+    def _set_chances(self, state: tuple[Any, Tensor]) -> None:
+        self.rng.bit_generator.state = state[0]
+        torch.set_rng_state(state[1])
+
+    def _losses(self, users: Batch, items: Batch | None, remake_users: bool) -> dict[str, Tensor]:
         live_users, losses = self._user_side(users)
         if items is not None:
             live_items, item_losses = self._item_side(items, live_users)
@@ -355,37 +374,3 @@ def _live(batch: Batch, before: Tensor, wanted: np.ndarray | None) -> Live:
 def _with_partition(states: Tensor, log_partition: Tensor) -> Tensor:
     """States float [N, D] and their log Z [N] as [u, -log Z(u)], float [N, D + 1]."""
     return torch.cat((states, -log_partition[:, None]), dim=1)
-
-
-def met_owner_by_member(batch: Batch, rows: np.ndarray) -> np.ndarray:
-    """bool [Q, Q]: entry (q, m) is True when the owner of row m has the member of row q.
-
-    The batch holds whole histories, so this is exact: in a user batch, whether user m ever met
-    item q in training.
-    """
-    return _has(batch, rows)[:, _owner_number(batch)[rows]]
-
-
-def _owner_number(batch: Batch) -> np.ndarray:
-    return np.repeat(np.arange(len(batch.layout.lengths)), batch.layout.lengths)
-
-
-def _has(batch: Batch, rows: np.ndarray) -> np.ndarray:
-    """bool [Q, S]: whether history s holds the member of row q."""
-    wanted, place = np.unique(batch.members[rows], return_inverse=True)
-    column = np.searchsorted(wanted, batch.members).clip(max=len(wanted) - 1)
-    found = wanted[column] == batch.members
-    has = np.zeros((len(wanted), len(batch.layout.lengths)), dtype=bool)
-    has[column[found], _owner_number(batch)[found]] = True
-    return has[place]
-
-
-def forbidden_users(batch: Batch, rows: np.ndarray, met: np.ndarray) -> np.ndarray:
-    """bool [Q, Q]: user states m that must not compete for the item of query q.
-
-    Forbidden are users who met the item and, where there is time, states later than the query.
-    """
-    if batch.layout.times is None:
-        return met
-    time = batch.layout.times[rows]
-    return met | (time[None, :] > time[:, None])

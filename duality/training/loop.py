@@ -25,8 +25,9 @@ from duality.data.histories import Histories, newest, random_windows
 from duality.encoders.base import Layout
 from duality.errors import InputError, TrainingError
 from duality.model.bank import StateBank
+from duality.model.batch import Batch
 from duality.model.negatives import item_sampler
-from duality.model.objective import Batch, LossConfig, Objective
+from duality.model.objective import LossConfig, Objective
 from duality.model.rivals import Rivals
 from duality.model.two_sided import TwoSided
 from duality.runtime import progress

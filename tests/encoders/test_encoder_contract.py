@@ -31,7 +31,7 @@ def made(name: str, **settings: object) -> Encoder:
 
 @pytest.fixture(scope="module", params=list(ENCODERS))
 def encoder(request: pytest.FixtureRequest) -> Encoder:
-    limited = {"sasrec": LONG, "hstu": LONG, "bert4rec": LONG + 1}
+    limited = {"sasrec": LONG, "hstu": LONG, "denoiser": LONG, "bert4rec": LONG + 1}
     return made(request.param, **({"max_length": limited[request.param]} if request.param in limited else {}))
 
 
@@ -74,7 +74,9 @@ def test_prefix_states_are_those_of_each_prefix_alone(
     torch.testing.assert_close(found, torch.stack(expected), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize(("name", "limit"), [("sasrec", LONG), ("hstu", LONG), ("bert4rec", LONG + 1)])
+@pytest.mark.parametrize(
+    ("name", "limit"), [("sasrec", LONG), ("hstu", LONG), ("denoiser", LONG), ("bert4rec", LONG + 1)]
+)
 def test_what_lies_further_back_than_the_limit_is_not_seen(name: str, limit: int) -> None:
     limited, rows = made(name, max_length=limit), torch.randn(30, DIM)
     states = limited(rows, Layout(np.array([30])))
@@ -120,7 +122,11 @@ def test_the_kth_most_recent_event_has_one_positional_term(back: int, first: int
 
 def test_gradients_reach_every_parameter_and_row(encoder: Encoder) -> None:
     rows = torch.randn(7, DIM, requires_grad=True)
-    encoder(rows, Layout(np.array([3, 4]), np.arange(7) * 60_000_000)).square().sum().backward()
+    loss = encoder(rows, Layout(np.array([3, 4]), np.arange(7) * 60_000_000)).square().sum()
+    if encoder.noisy:
+        encoder.draw()
+        loss = loss + encoder.penalty(torch.tensor(1.0))
+    loss.backward()
     assert rows.grad is not None
     assert (rows.grad.abs().sum(1) > 0).all()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in encoder.parameters())

@@ -19,6 +19,7 @@ from duality.encoders.base import Layout
 from duality.encoders.registry import EncoderConfig, make_encoder
 torch.set_num_threads(1)
 name, length = sys.argv[1], int(sys.argv[2])
+# A gate for every pair of slots is what the denoiser is: it sees its newest fifty rows.
 limit = {"max_length": 8193} if name in ("sasrec", "hstu", "bert4rec") else {}
 encoder = make_encoder(32, TypeAdapter(EncoderConfig).validate_python({"name": name, "num_blocks": 1, **limit}))
 rows = torch.randn(length, 32, requires_grad=True)

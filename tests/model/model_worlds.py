@@ -8,7 +8,7 @@ import numpy as np
 
 from duality.data.histories import Histories, item_histories, user_histories
 from duality.encoders.base import Layout
-from duality.model.objective import Batch
+from duality.model.batch import Batch
 from duality.model.rivals import Rivals
 
 

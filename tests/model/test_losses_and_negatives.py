@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_worlds import both_batches, dataset, rivals
 
+from duality.model.batch import forbidden_users, met_owner_by_member
 from duality.model.losses import (
     LEAST,
     SCORES,
@@ -17,7 +18,6 @@ from duality.model.losses import (
     masked_softmax_loss,
     softmax_loss,
 )
-from duality.model.objective import forbidden_users, met_owner_by_member
 from duality.model.rivals import REACH, Rivals
 
 

@@ -208,3 +208,24 @@ def test_an_encoder_that_sees_both_sides_is_given_prefixes_alone(side: str) -> N
             before = generated[place[int(event)] - 1]
             np.testing.assert_allclose(bank.states[event], before.detach(), atol=5e-3)
         assert 0 < len(held) <= 18
+
+
+@pytest.mark.parametrize("side", ["user_encoder", "item_encoder"])
+def test_a_step_with_opposite_noise_draws_as_one_without(side: str) -> None:
+    world = dataset()
+    model = small_model(**{side: {"name": "denoiser", "max_length": 12, "slope_penalty": 0.0}})
+    task = objective(model, world)
+    users, items = both_batches(world)
+    torch.manual_seed(1)
+    losses = task.step(users, items, remake_users=False)
+    chances = task.rng.random(), torch.rand(1)
+    encoder = getattr(model, side)
+    (gradient,) = torch.autograd.grad(losses["noise"], encoder.phi, retain_graph=True)
+    assert gradient.abs().sum() > 0
+    encoder.noisy = False
+    again = objective(model, world)
+    torch.manual_seed(1)
+    torch.rand_like(encoder.phi)  # what the draw took
+    plain = again.step(users, items, remake_users=False)
+    assert set(losses) == {*plain, "noise"}
+    assert (again.rng.random(), torch.rand(1)) == chances
