@@ -160,7 +160,7 @@ class _Batch:
 
     def scores(self, states: Tensor, taken: Tensor) -> Tensor:
         """Scores of states float [S, B, D]: float [S, B, I], -inf where bool [S, B, I] is taken."""
-        dim = self.model.dim
+        dim, states = self.model.dim, self.model.finished(states)
         scores = states @ self.stored[:, :dim].T + self.stored[:, -1]
         if self.partitioned:
             partition = self.model.log_partition(states.reshape(-1, dim)).view(*states.shape[:-1], 1)

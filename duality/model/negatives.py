@@ -8,6 +8,7 @@ Shapes: N items, M candidates, P rows of a batch, D dimensions.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,25 +25,26 @@ HARD_QUERIES = 64  # states searched for hard negatives: a product of 64 x N per
 class LiveTable:
     """The item table as an index side whose ids are rows: hard negatives are never stale."""
 
-    def __init__(self, table: Tensor) -> None:
-        self.table = table
+    def __init__(self, read: Callable[[], Tensor]) -> None:
+        self.read = read
 
     def search(self, vectors: NDArray[np.float32], k: int) -> tuple[NDArray[Any], NDArray[np.float32]]:
         """Rows int64 [Q, k] and inner products float32 [Q, k], best first."""
         with torch.no_grad():
-            scores = torch.from_numpy(vectors).to(self.table.device) @ self.table.T
-            best = scores.topk(min(k, len(self.table)), dim=1)
+            table = self.read()
+            scores = torch.from_numpy(vectors).to(table.device) @ table.T
+            best = scores.topk(min(k, len(table)), dim=1)
         return best.indices.cpu().numpy(), best.values.cpu().numpy()
 
 
-def item_sampler(spec: str, counts: NDArray[Any], table: Tensor) -> Sampler:
+def item_sampler(spec: str, counts: NDArray[Any], table: Callable[[], Tensor]) -> Sampler:
     """The sampler of a recipe.
 
     Args:
         spec: `loss.sampler`.
         counts: int [N], training events per item. An item without any counts as having one: never
             drawn, it would keep the scores it was born with.
-        table: float [N, D], the model's live item table, which `hard` searches.
+        table: gives the model's item table as it is now, float [N, D], which `hard` searches.
 
     Raises:
         InputError: not a sampler.

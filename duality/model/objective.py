@@ -26,6 +26,7 @@ import torch
 from pydantic import field_validator, model_validator
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.utils import parametrize
 
 from duality.config import Config
 from duality.encoders.base import Encoder, Layout
@@ -125,7 +126,8 @@ class Objective:
         for encoder in noisy:
             encoder.draw()
         before = (self.rng.bit_generator.state, torch.get_rng_state())
-        losses = self._losses(users, items, remake_users)
+        with parametrize.cached():
+            losses = self._losses(users, items, remake_users)
         if noisy:
             losses["noise"] = self._noise(noisy, losses, before, (users, items, remake_users))
         return losses

@@ -16,16 +16,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import field_validator
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from duality.config import Config
 from duality.encoders.base import Encoder, Layout, prefix_states, states_at
 from duality.encoders.registry import EncoderConfig, make_encoder, with_name
 from duality.encoders.transformer import TransformerConfig
+from duality.model.cosine import Length, keep_length, raw
 from duality.model.losses import log_partition
 
 
@@ -37,6 +39,9 @@ class ModelConfig(Config):
     item_encoder: EncoderConfig = TransformerConfig()
     shared_encoder: bool = False  # users encode items and items users with the weights of user_encoder
     item_history: int = 128  # newest users that an item is made from; 0 takes all
+    score: Literal["inner product", "cosine"] = "inner product"
+    temperature: float = Field(default=0.05, gt=0)  # of cosine scores
+    learn_temperature: bool = False
 
     _names = field_validator("user_encoder", "item_encoder", mode="before")(with_name)
 
@@ -74,6 +79,12 @@ class TwoSided(nn.Module):
             torch.cat((torch.randn(dim) / math.sqrt(dim), torch.tensor((1.0, 0.0))))
         )
         self._start_as_the_mean()
+        self.length: Callable[[Tensor], Tensor] | None = None
+        if config.score == "cosine":
+            of_users = Length(config.temperature, learned=config.learn_temperature)
+            keep_length(self, "item_table", Length())
+            keep_length(self, "empty_user", of_users)
+            self.length = of_users.forward
         # States share one large direction, which is popularity; un-centred, G learns that
         # direction and little else.
         self.register_buffer("population_mean", torch.zeros(dim))
@@ -105,11 +116,17 @@ class TwoSided(nn.Module):
                 (`Encoder.prefix_invariant`); without it only the newest row of each history is sure to be that.
             at: int64 [N], only these rows, as if a history ended at each: float [N, D].
         """
-        return _encoded(self.user_encoder, item_vectors * math.sqrt(self.dim), layout, prefixes, at)
+        return self.finished(
+            _encoded(self.user_encoder, item_vectors * math.sqrt(self.dim), layout, prefixes, at)
+        )
 
     def masked_users(self, item_vectors: Tensor, layout: Layout, hidden: np.ndarray) -> Tensor:
         """u where items are hidden, made of the items around them: float [N, D]; `hidden` int64 [N]."""
-        return self.user_encoder.masked(item_vectors * math.sqrt(self.dim), layout, hidden)
+        return self.finished(self.user_encoder.masked(item_vectors * math.sqrt(self.dim), layout, hidden))
+
+    def finished(self, encoded: Tensor) -> Tensor:
+        """What F made, float [..., D], as the user it stands for: with the length of cosine scores, if these are asked."""
+        return encoded if self.length is None else self.length(encoded)
 
     def _start_as_the_mean(self) -> None:
         with torch.no_grad():
@@ -165,9 +182,10 @@ class TwoSided(nn.Module):
 
     def grow(self, num_items: int) -> None:
         """Make room for items that came after training: each starts as the item without users."""
-        more = num_items - len(self.item_table)
+        table = raw(self, "item_table")
+        more = num_items - len(table)
         empty = self.empty_item.detach()[: self.dim].expand(more, -1)
-        self.item_table = nn.Parameter(torch.cat((self.item_table.detach(), empty)))
+        table.data = torch.cat((table.data, empty))
         self.trained = torch.cat((self.trained, self.trained.new_zeros(more)))
 
 

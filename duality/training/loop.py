@@ -94,7 +94,7 @@ class Trainer:
         self.items = newest(items, config.newest_users)
         self.loss, self.config, self.folder, self.device = loss, config, folder, device
         counts = np.bincount(events.item[users.event], minlength=len(model.item_table))
-        self.sampler = item_sampler(loss.sampler, counts, self.model.item_table)
+        self.sampler = item_sampler(loss.sampler, counts, lambda: self.model.item_table)
         self.rivals = Rivals(events.user, events.item, events.time, users.event, len(model.item_table))
         mapped = folder / BANKS if config.mapped_banks else None
         self.user_bank, self.item_bank = (
@@ -292,6 +292,6 @@ def _by_side(model: TwoSided) -> list[list[torch.nn.Parameter]]:
 
 def _parameter_groups(model: TwoSided, weight_decay: float) -> list[dict[str, Any]]:
     """Decay for matrices; none for the item table (rare items would fade), norms and biases."""
-    matrices = [p for n, p in model.named_parameters() if p.dim() > 1 and n != "item_table"]
-    others = [p for n, p in model.named_parameters() if p.dim() <= 1 or n == "item_table"]
+    matrices = [p for n, p in model.named_parameters() if p.dim() > 1 and "item_table" not in n]
+    others = [p for n, p in model.named_parameters() if p.dim() <= 1 or "item_table" in n]
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]

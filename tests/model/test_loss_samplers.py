@@ -42,7 +42,7 @@ def vectors() -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
 def sampled(spec: str, n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Loss and log-partition of the states against n draws."""
     states, table, own = vectors()
-    sampler = item_sampler(spec, COUNTS, table)
+    sampler = item_sampler(spec, COUNTS, lambda: table)
     drawn, column, offset = draw_negatives(sampler, n, own, states, np.random.default_rng(seed))
     return softmax_loss(
         states,
@@ -65,7 +65,7 @@ def test_the_sampled_partition_is_that_of_all_items_on_average(spec: str) -> Non
 def test_leaving_out_the_correction_would_be_noticed() -> None:
     states, table, own = vectors()
     full = (states @ table.T).logsumexp(1).exp()
-    sampler, rng = item_sampler("popularity:1", COUNTS, table), np.random.default_rng(0)
+    sampler, rng = item_sampler("popularity:1", COUNTS, lambda: table), np.random.default_rng(0)
     totals = []
     for _ in range(200):
         drawn, column, _ = draw_negatives(sampler, 100, own, states, rng)
@@ -113,7 +113,7 @@ def objective(**settings: object) -> tuple[Objective, tuple[Batch, Batch]]:
     users, items = (StateBank(world.num_events, model.dim) for _ in range(2))
     config = validate(LossConfig, settings, source="test")
     counts = np.bincount(world.event_item, minlength=10)
-    sampler = item_sampler(config.sampler, counts, model.item_table)
+    sampler = item_sampler(config.sampler, counts, lambda: model.item_table)
     made = Objective(
         model, config, users, items, np.random.default_rng(0), rivals=rivals(world), sampler=sampler
     )
@@ -157,7 +157,7 @@ def test_every_sampler_trains_a_step(spec: str) -> None:
 def test_the_live_table_is_searched_exactly_and_as_it_is_now() -> None:
     states, table, _ = vectors()
     parameter = torch.nn.Parameter(table.clone())
-    side = LiveTable(parameter)
+    side = LiveTable(lambda: parameter)
     with torch.no_grad():
         parameter.neg_()
     ids, scores = side.search(states.numpy(), 5)
