@@ -21,8 +21,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from duality.encoders.attention import packed_attention
 from duality.encoders.base import Encoder, Layout, packed_positions
-from duality.encoders.blocks import FeedForward, PostNormBlock, PostNormShape, packed_attention
+from duality.encoders.blocks import FeedForward, PostNormBlock, PostNormShape
+from duality.encoders.dropout import Dropout
 
 EPSILON = 1e-12  # of every layer norm
 
@@ -63,7 +65,7 @@ class BERT4Rec(Encoder):
         self.slots = nn.Embedding(config.max_length, dim)
         self.mask = nn.Parameter(torch.randn(dim) * 0.02)
         self.input_norm = nn.LayerNorm(dim, eps=EPSILON)
-        self.input_dropout = nn.Dropout(config.dropout)
+        self.input_dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(BERT4RecBlock(dim, config) for _ in range(config.num_blocks))
         self.transform = nn.Linear(dim, dim)
         self.norm = nn.LayerNorm(dim, eps=EPSILON)
@@ -89,6 +91,6 @@ class BERT4Rec(Encoder):
         for block in self.blocks:
             assert isinstance(block, BERT4RecBlock)
             query_key, value = block.project(rows, None)
-            mixed = packed_attention(query_key, value, layout, causal=False, dropout=dropout)
+            mixed = packed_attention(query_key, value, layout, causal=False, share=dropout)
             rows = block.finish(rows, mixed)
         return self.norm(functional.gelu(self.transform(rows)))

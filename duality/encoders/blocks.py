@@ -1,103 +1,23 @@
-"""Building blocks shared by the encoders: attention over packed rows, stacks of it, feed-forward layers.
+"""Building blocks shared by the encoders: stacks of attention, feed-forward layers.
 
-Shapes: P packed rows, D dimensions, H heads, K = D / H, L rows of a sequence, n sequences of a run.
+Shapes: P packed rows, D dimensions, H heads, K = D / H.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from duality.config import Config
+from duality.encoders.attention import packed_attention
 from duality.encoders.base import Encoder, Layout
+from duality.encoders.dropout import Dropout
 from duality.encoders.positions import rotate
 
-Attend = Callable[[Tensor, Tensor, Tensor, int], Tensor]
-# Where no fused kernel does without weights: sequences of up to AT_ONCE rows store them, of longer ones they exist
-# BLOCK rows at a time and are made again for the gradients.
-AT_ONCE, BLOCK = 512, 256
 Projected = tuple[Tensor, Tensor]  # queries and keys float [P, 2, H, K], values float [P, H, K]
-
-
-def packed_attention(
-    query_key: Tensor, value: Tensor, layout: Layout, *, causal: bool = True, dropout: float = 0.0
-) -> Tensor:
-    """Softmax attention inside each sequence.
-
-    Equally long neighbours share one call, so nothing is padded and nothing is masked out.
-    Memory is linear in L: torch's fused kernel never stores the L x L weights, and with dropout, which that
-    kernel cannot do on a processor, they exist a block of rows at a time.
-
-    Args:
-        query_key: float [P, 2, H, K].
-        value: float [P, H, K].
-        layout: where the sequences lie.
-        causal: whether a row sees only itself and what came before.
-        dropout: share of the weights that is dropped.
-
-    Returns:
-        float [P, H, K].
-    """
-    pieces = []
-    for (_, count, length), qk, v in runs_of(layout, query_key, value):
-        if length > 1 or dropout:
-            q, k = qk.view(count, length, *qk.shape[1:]).permute(2, 0, 3, 1, 4).unbind()
-            v = v.view(count, length, *v.shape[1:]).transpose(1, 2)
-            if dropout:
-                v = in_blocks(partial(_dropped, dropout, causal), q, k, v, causal=causal)
-            else:
-                v = functional.scaled_dot_product_attention(q, k, v, is_causal=causal)
-            v = v.transpose(1, 2)
-        pieces.append(v.reshape(count * length, *value.shape[1:]))
-    return torch.cat(pieces)
-
-
-def in_blocks(attend: Attend, query: Tensor, key: Tensor, value: Tensor, *, causal: bool = True) -> Tensor:
-    """Attention a block of rows at a time; what it stored is made again for the gradients.
-
-    Args:
-        attend: queries float [n, H, b, K], keys and values [n, H, e, K] up to the last of them (all, if not
-            causal), and the place of the first, to float [n, H, b, K].
-        query, key, value: float [n, H, L, K].
-    """
-    length = query.shape[2]
-    if length <= AT_ONCE:
-        return attend(query, key, value, 0)
-    pieces = []
-    for start in range(0, length, BLOCK):
-        end = min(start + BLOCK, length)
-        known = end if causal else length
-        part = query[:, :, start:end], key[:, :, :known], value[:, :, :known]
-        pieces.append(checkpoint(attend, *part, start, use_reentrant=False))
-    return torch.cat(pieces, dim=2)
-
-
-def back(query: Tensor, key: Tensor, start: int) -> Tensor:
-    """int64 [b, e]: how far back each key lies from each query of a block that begins at `start`; below 0 ahead."""
-    place = torch.arange(key.shape[2], device=key.device)
-    return place[start : start + query.shape[2], None] - place
-
-
-def _dropped(dropout: float, causal: bool, query: Tensor, key: Tensor, value: Tensor, start: int) -> Tensor:
-    """Softmax attention with dropped weights, for `in_blocks`."""
-    scores = query @ key.transpose(2, 3) / query.shape[3] ** 0.5
-    if causal:
-        scores = scores.masked_fill(back(query, key, start) < 0, -torch.inf)
-    return functional.dropout(scores.softmax(3), dropout) @ value
-
-
-def runs_of(
-    layout: Layout, first: Tensor, second: Tensor
-) -> Iterator[tuple[tuple[int, int, int], Tensor, Tensor]]:
-    """Each run of equally long neighbours with its rows of two packed tensors."""
-    # split, not slices: the backward of a slice fills a whole [P, ...] tensor per run.
-    sizes = [count * length for _, count, length in layout.runs]
-    return zip(layout.runs, first.split(sizes), second.split(sizes), strict=True)
 
 
 class SoftmaxBlock(nn.Module):
@@ -137,7 +57,7 @@ class SoftmaxStack(Encoder):
         for block in self.blocks:
             assert isinstance(block, SoftmaxBlock)
             query_key, value = block.project(rows, turns)
-            rows = block.finish(rows, packed_attention(query_key, value, layout, dropout=dropout))
+            rows = block.finish(rows, packed_attention(query_key, value, layout, share=dropout))
         return self.norm(rows)
 
 
@@ -180,7 +100,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.activation = activation
         self.project_in = nn.Linear(dim, hidden)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.project_out = nn.Linear(hidden, dim)
 
     def forward(self, rows: Tensor) -> Tensor:
@@ -205,7 +125,7 @@ class PostNormBlock(SoftmaxBlock):
         self.attention_norm = nn.LayerNorm(dim)
         self.feed_forward = FeedForward(dim, config.hidden, config.dropout)
         self.feed_forward_norm = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def project(self, rows: Tensor, turns: Tensor | None) -> Projected:
         projected: Projected = self.attention(rows, turns)

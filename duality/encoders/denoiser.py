@@ -20,8 +20,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from duality.encoders.attention import back, in_blocks, runs_of
 from duality.encoders.base import Layout
-from duality.encoders.blocks import SoftmaxBlock, back, in_blocks, runs_of
+from duality.encoders.blocks import SoftmaxBlock
+from duality.encoders.dropout import dropout
 from duality.encoders.sasrec import SASRec, SASRecConfig
 
 OPEN = 2.0  # phi at the start: seven gates in eight are open
@@ -109,12 +111,12 @@ class RecDenoiser(SASRec):
         return block.finish(rows, torch.cat(pieces))
 
     def _gated(self, gates: Tensor, query: Tensor, key: Tensor, value: Tensor, start: int) -> Tensor:
-        """What `blocks.in_blocks` wants: softmax weights times gates."""
+        """What `attention.in_blocks` wants: softmax weights times gates."""
         scores = query @ key.transpose(2, 3) / query.shape[3] ** 0.5
         weights = scores.masked_fill(back(query, key, start) < 0, -torch.inf).softmax(3)
         weights = weights * gates[start : start + query.shape[2], : key.shape[2]]
         if self.training:
-            weights = nn.functional.dropout(weights, self.attention_dropout)
+            weights = dropout(weights, self.attention_dropout)
         return weights @ value
 
 

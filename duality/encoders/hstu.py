@@ -4,7 +4,7 @@ Source: Zhai et al., "Actions speak louder than words" (2024), 3.1 and the publi
 SiLU and are divided by `max_length` instead of going through a softmax, so how much there is counts, not only
 its proportions. The bias depends on how far back a row lies, and on how long ago it happened.
 
-Cost: time grows with L^2; of sequences longer than `blocks.AT_ONCE` the weights exist a block of rows at a time.
+Cost: time grows with L^2; of sequences longer than `attention.AT_ONCE` the weights exist a block of rows at a time.
 Shapes: P packed rows, D dimensions, H heads, K = D / H, L rows of a sequence, n sequences of a run.
 """
 
@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from duality.config import Config
+from duality.encoders.attention import back, in_blocks, runs_of
 from duality.encoders.base import Encoder, Layout
-from duality.encoders.blocks import back, in_blocks, runs_of
+from duality.encoders.dropout import Dropout
 
 
 class HSTUConfig(Config):
@@ -50,7 +51,7 @@ class HSTUBlock(nn.Module):
             else None
         )
         self.project_out = nn.Linear(dim, dim)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         nn.init.xavier_uniform_(self.project_out.weight)
 
     def forward(self, rows: Tensor, layout: Layout) -> Tensor:
@@ -82,7 +83,7 @@ class HSTUBlock(nn.Module):
     def _pointwise(
         self, when: Tensor | None, query: Tensor, key: Tensor, value: Tensor, start: int
     ) -> Tensor:
-        """What `blocks.in_blocks` wants: SiLU of scores and bias, over `max_length`."""
+        """What `attention.in_blocks` wants: SiLU of scores and bias, over `max_length`."""
         distance = back(query, key, start)
         scores = query @ key.transpose(2, 3) + self.back[distance.clamp(min=0)]
         if when is not None and self.ago is not None:
@@ -100,7 +101,7 @@ class HSTU(Encoder):
         if dim % config.num_heads:
             raise ValueError(f"dim {dim} must be a multiple of num_heads ({config.num_heads})")
         self.max_length = config.max_length
-        self.input_dropout = nn.Dropout(config.dropout)
+        self.input_dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(HSTUBlock(dim, config) for _ in range(config.num_blocks))
 
     def forward(self, rows: Tensor, layout: Layout) -> Tensor:

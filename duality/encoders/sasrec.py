@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from duality.config import Config
 from duality.encoders.base import Layout, packed_positions
 from duality.encoders.blocks import FeedForward, Projected, SoftmaxBlock, SoftmaxStack
+from duality.encoders.dropout import Dropout
 
 
 class SASRecConfig(Config):
@@ -37,7 +38,7 @@ class SASRecBlock(SoftmaxBlock):
         self.query, self.key, self.value = (nn.Linear(dim, dim) for _ in range(3))
         self.feed_forward_norm = nn.LayerNorm(dim, eps=1e-8)
         self.feed_forward = FeedForward(dim, dim, config.dropout)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def project(self, rows: Tensor, turns: Tensor | None) -> Projected:
         query, key = self.query(self.attention_norm(rows)), self.key(rows)
@@ -60,7 +61,7 @@ class SASRec(SoftmaxStack):
             raise ValueError(f"dim {dim} must be a multiple of num_heads ({config.num_heads})")
         self.max_length, self.attention_dropout = config.max_length, config.dropout
         self.slots = nn.Embedding(config.max_length, dim)
-        self.input_dropout = nn.Dropout(config.dropout)
+        self.input_dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(SASRecBlock(dim, config) for _ in range(config.num_blocks))
         self.norm = nn.LayerNorm(dim, eps=1e-8)
         nn.init.normal_(self.slots.weight, std=dim**-0.5)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from duality.config import Config
 from duality.encoders.base import Layout, packed_positions
 from duality.encoders.blocks import GatedFeedForward, Heads, Projected, SoftmaxBlock, SoftmaxStack
+from duality.encoders.dropout import Dropout
 from duality.encoders.positions import rotations
 
 
@@ -50,7 +51,7 @@ class Block(SoftmaxBlock):
         self.attention = Heads(dim, config.num_heads)
         self.feed_forward_norm = nn.LayerNorm(dim)
         self.feed_forward = GatedFeedForward(dim, config.hidden)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def project(self, rows: Tensor, turns: Tensor | None) -> Projected:
         projected: Projected = self.attention(self.attention_norm(rows), turns)
@@ -92,7 +93,7 @@ class Transformer(SoftmaxStack):
         self.positions = config.positions
         self.prefix_invariant = config.positions != "shuffled"
         self.head_dim = dim // config.num_heads
-        self.input_dropout = nn.Dropout(config.dropout)
+        self.input_dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(self.block(dim, config) for _ in range(config.num_blocks))
         self.norm = nn.LayerNorm(dim)
 

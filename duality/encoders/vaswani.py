@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from duality.encoders.base import Layout, packed_positions
 from duality.encoders.blocks import PostNormBlock, PostNormShape, SoftmaxStack
+from duality.encoders.dropout import Dropout
 
 
 class VaswaniConfig(PostNormShape):
@@ -29,7 +30,7 @@ class Vaswani(SoftmaxStack):
         if dim % config.num_heads or dim % 2:
             raise ValueError(f"dim {dim} must be even and a multiple of num_heads ({config.num_heads})")
         self.attention_dropout = config.dropout
-        self.input_dropout = nn.Dropout(config.dropout)
+        self.input_dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(PostNormBlock(dim, config) for _ in range(config.num_blocks))
         self.norm = nn.Identity()
 

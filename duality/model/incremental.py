@@ -17,8 +17,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from duality.encoders.attention import packed_attention
 from duality.encoders.base import Encoder, Layout
-from duality.encoders.blocks import SoftmaxBlock, SoftmaxStack, packed_attention
+from duality.encoders.blocks import SoftmaxBlock, SoftmaxStack
 
 
 class Continued(Protocol):

@@ -67,6 +67,13 @@ class LossConfig(Config):
     rivals: int = 128  # users of the same moment who compete for an item, shared by a group of queries
     rival_groups: int = 16
 
+    @property
+    def two_sided(self) -> bool:
+        """Whether any term needs the item encoder."""
+        return any(
+            (self.next_user, self.next_user_trained, self.items_compete, self.cycle_item, self.cycle_user)
+        )
+
     @field_validator("sampler")
     @classmethod
     def _known_sampler(cls, text: str) -> str:
@@ -172,16 +179,17 @@ class Objective:
         wanted = self._wanted(self.model.user_encoder, batch.layout)
         before = self.model.users_before(vectors, batch.layout, wanted)
         live = _live(batch, before, wanted)
-        losses = {}
+        losses: dict[str, Tensor] = {}
+        log_partition = None
         asked, states = self._asked(batch, vectors, live)
         targets = vectors if wanted is None else vectors[asked]
         drawn = self._item_candidates(batch.members[asked], states)
         if self.config.next_item:
             losses["next_item"], log_partition = self._next_item(states, targets, drawn)
-            log_partition = log_partition[: len(before)]
-        else:
-            log_partition = self.model.log_partition(before)
-        self.user_bank.write(live.event, before, log_partition)
+        if self.config.two_sided:
+            if log_partition is None:
+                log_partition = self.model.log_partition(before)
+            self.user_bank.write(live.event, before, log_partition[: len(before)])
         self._track_mean(before)
         if self.config.users_compete:
             candidates, _, offset = drawn
@@ -213,8 +221,8 @@ class Objective:
 
     def _next_item(
         self, states: Tensor, vectors: Tensor, drawn: tuple[Tensor, Tensor, Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """Loss of the next item, and log Z float [P]."""
+    ) -> tuple[Tensor, Tensor | None]:
+        """Loss of the next item, and log Z float [P] where that comes with it."""
         config, (candidates, column, offset) = self.config, drawn
         if config.kind == "softmax":
             return softmax_loss(states, vectors, candidates, column, offset=offset)
@@ -231,7 +239,7 @@ class Objective:
             per_positive=config.per_positive,
             power=power,
         )
-        return loss, self.model.log_partition(states)
+        return loss, None
 
     def _item_candidates(self, items: np.ndarray, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Items that compete for each state: vectors [M, D], the column of each row's own item

@@ -112,8 +112,7 @@ class Trainer:
     @property
     def two_sided(self) -> bool:
         """Whether any term needs the item encoder."""
-        loss = self.loss
-        return any((loss.next_user, loss.items_compete, loss.cycle_item, loss.cycle_user))
+        return self.loss.two_sided
 
     def resume(self) -> None:
         """Go on from the checkpoint.

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from duality.encoders import blocks
+from duality.encoders import attention
 from duality.encoders.base import Encoder, Layout, prefix_states, states_at
 from duality.encoders.hstu import buckets
 from duality.encoders.positions import rotate, rotations
@@ -168,8 +168,8 @@ def test_a_long_sequence_in_blocks_is_the_same_as_at_once(monkeypatch: pytest.Mo
     rows, layout = torch.randn(65, DIM, requires_grad=True), Layout(np.array([50, 15]))
     whole = hstu(rows, layout)
     (gradient,) = torch.autograd.grad(whole.square().sum(), rows)
-    monkeypatch.setattr(blocks, "AT_ONCE", 7)
-    monkeypatch.setattr(blocks, "BLOCK", 7)
+    monkeypatch.setattr(attention, "AT_ONCE", 7)
+    monkeypatch.setattr(attention, "BLOCK", 7)
     parts = hstu(rows, layout)
     torch.testing.assert_close(parts, whole, atol=1e-6, rtol=0)
     torch.testing.assert_close(
@@ -180,12 +180,14 @@ def test_a_long_sequence_in_blocks_is_the_same_as_at_once(monkeypatch: pytest.Mo
 def test_attention_drops_weights_in_training_and_its_mean_is_that_without(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(blocks, "AT_ONCE", 4)
-    monkeypatch.setattr(blocks, "BLOCK", 4)
+    monkeypatch.setattr(attention, "AT_ONCE", 4)
+    monkeypatch.setattr(attention, "BLOCK", 4)
     torch.manual_seed(0)
     query_key, value, layout = torch.randn(10, 2, 2, 4), torch.randn(10, 2, 4), Layout(np.array([9, 1]))
-    plain = blocks.packed_attention(query_key, value, layout)
-    draws = torch.stack([blocks.packed_attention(query_key, value, layout, dropout=0.3) for _ in range(1000)])
+    plain = attention.packed_attention(query_key, value, layout)
+    draws = torch.stack(
+        [attention.packed_attention(query_key, value, layout, share=0.3) for _ in range(1000)]
+    )
     assert draws.std(0).min() > 0
     error = draws.std(0) / len(draws) ** 0.5
     assert ((draws.mean(0) - plain).abs() < 5 * error + 1e-6).all()

@@ -1,0 +1,104 @@
+"""Attention inside each sequence of a packed batch: nothing is padded, equally long neighbours share a call.
+
+Memory is linear in L: torch's fused kernel never stores the L x L weights, and where it cannot be used (dropout on a
+processor, other weights than softmax) they exist BLOCK rows at a time and are made again for the gradients. Sequences of up to
+AT_ONCE rows do store theirs there.
+
+Shapes: P packed rows, H heads, K dimensions of a head, L rows of a sequence, n sequences of a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from duality.encoders.base import Layout
+from duality.encoders.dropout import dropout
+
+Attend = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+Run = tuple[int, int, int]  # first row, number of sequences, length
+AT_ONCE, BLOCK = 512, 256
+
+
+def packed_attention(
+    query_key: Tensor, value: Tensor, layout: Layout, *, causal: bool = True, share: float = 0.0
+) -> Tensor:
+    """Softmax attention inside each sequence.
+
+    Args:
+        query_key: float [P, 2, H, K].
+        value: float [P, H, K].
+        layout: where the sequences lie.
+        causal: whether a row sees only itself and what came before.
+        share: of the weights that is dropped.
+
+    Returns:
+        float [P, H, K].
+    """
+    runs = _by_run(layout.runs, query_key, value)
+    return torch.cat([_attended(one, few, run, causal, share) for run, one, few in runs])
+
+
+def _attended(query_key: Tensor, value: Tensor, run: Run, causal: bool, share: float) -> Tensor:
+    """One run, float [n L, H, K]."""
+    _, count, length = run
+    if length == 1 and not share:
+        return value
+    q, k = query_key.view(count, length, *query_key.shape[1:]).permute(2, 0, 3, 1, 4).unbind()
+    v = value.view(count, length, *value.shape[1:]).transpose(1, 2)
+    if share:
+        mixed = in_blocks(partial(_dropped, share, causal), q, k, v, causal=causal)
+    else:
+        mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=causal)
+    return mixed.transpose(1, 2).reshape(value.shape)
+
+
+def in_blocks(attend: Attend, query: Tensor, key: Tensor, value: Tensor, *, causal: bool = True) -> Tensor:
+    """Attention a block of rows at a time; what it stored is made again for the gradients.
+
+    Args:
+        attend: queries float [n, H, b, K], keys and values [n, H, e, K] up to the last of them (all, if not
+            causal), and the place of the first, to float [n, H, b, K].
+        query, key, value: float [n, H, L, K].
+    """
+    length = query.shape[2]
+    if length <= AT_ONCE:
+        return attend(query, key, value, 0)
+    pieces = []
+    for start in range(0, length, BLOCK):
+        end = min(start + BLOCK, length)
+        known = end if causal else length
+        part = query[:, :, start:end], key[:, :, :known], value[:, :, :known]
+        pieces.append(checkpoint(attend, *part, start, use_reentrant=False))
+    return torch.cat(pieces, dim=2)
+
+
+def back(query: Tensor, key: Tensor, start: int) -> Tensor:
+    """int64 [b, e]: how far back each key lies from each query of a block that begins at `start`; below 0 ahead."""
+    place = torch.arange(key.shape[2], device=key.device)
+    return place[start : start + query.shape[2], None] - place
+
+
+def _dropped(share: float, causal: bool, query: Tensor, key: Tensor, value: Tensor, start: int) -> Tensor:
+    """Softmax attention with dropped weights, for `in_blocks`."""
+    scores = query @ key.transpose(2, 3) / query.shape[3] ** 0.5
+    if causal:
+        scores = scores.masked_fill(back(query, key, start) < 0, -torch.inf)
+    return dropout(scores.softmax(3), share) @ value
+
+
+def runs_of(layout: Layout, first: Tensor, second: Tensor) -> Iterator[tuple[Run, Tensor, Tensor]]:
+    """Each run of equally long neighbours with its rows of two packed tensors."""
+    return _by_run(layout.runs, first, second)
+
+
+def _by_run(runs: list[Run], *packed: Tensor) -> Iterator[Any]:
+    # split, not slices: the backward of a slice fills a whole [P, ...] tensor per run.
+    sizes = [count * length for _, count, length in runs]
+    return zip(runs, *(rows.split(sizes) for rows in packed), strict=True)
