@@ -38,6 +38,7 @@ def rotate(rows: Tensor, turns: Tensor) -> Tensor:
         rows: float [P, ..., K]; neighbouring dimensions form a complex number.
         turns: complex [P, K / 2] from `rotations`.
     """
-    pairs = torch.view_as_complex(rows.unflatten(-1, (-1, 2)).contiguous())
+    wide = rows.float() if rows.dtype == torch.bfloat16 else rows  # complex numbers have no bfloat16
+    pairs = torch.view_as_complex(wide.unflatten(-1, (-1, 2)).contiguous())
     shape = (turns.shape[0],) + (1,) * (pairs.dim() - 2) + (turns.shape[1],)
-    return torch.view_as_real(pairs * turns.view(shape)).flatten(-2)
+    return torch.view_as_real(pairs * turns.view(shape)).flatten(-2).to(rows.dtype)

@@ -59,6 +59,8 @@ class TwoSided(nn.Module):
         super().__init__()
         self.config = config
         dim = config.dim
+        # What the encoders multiply in: bfloat16 while they are trained so, else the weights' own type.
+        self.low: torch.dtype | None = None
         self.item_table = nn.Parameter(torch.randn(num_items, dim) / math.sqrt(dim))
         # Rows that training knew of; `grow` adds others, and they do not compete in log Z.
         self.fitted = num_items
@@ -116,13 +118,28 @@ class TwoSided(nn.Module):
                 (`Encoder.prefix_invariant`); without it only the newest row of each history is sure to be that.
             at: int64 [N], only these rows, as if a history ended at each: float [N, D].
         """
-        return self.finished(
-            _encoded(self.user_encoder, item_vectors * math.sqrt(self.dim), layout, prefixes, at)
-        )
+        rows = item_vectors * math.sqrt(self.dim)
+        return self.finished(self._encoded(self.user_encoder, rows, layout, prefixes, at))
 
     def masked_users(self, item_vectors: Tensor, layout: Layout, hidden: np.ndarray) -> Tensor:
         """u where items are hidden, made of the items around them: float [N, D]; `hidden` int64 [N]."""
-        return self.finished(self.user_encoder.masked(item_vectors * math.sqrt(self.dim), layout, hidden))
+        rows = item_vectors * math.sqrt(self.dim)
+        with self._lowered(rows):
+            states = self.user_encoder.masked(rows, layout, hidden)
+        return self.finished(states.to(rows.dtype))
+
+    def _lowered(self, rows: Tensor) -> torch.autocast:
+        return torch.autocast(rows.device.type, dtype=self.low, enabled=self.low is not None)
+
+    def _encoded(
+        self, encoder: Encoder, rows: Tensor, layout: Layout, prefixes: bool, at: np.ndarray | None
+    ) -> Tensor:
+        with self._lowered(rows):
+            if at is not None:
+                states = states_at(encoder, rows, layout, at)
+            else:
+                states = prefix_states(encoder, rows, layout) if prefixes else encoder(rows, layout)
+        return states.to(rows.dtype)
 
     def finished(self, encoded: Tensor) -> Tensor:
         """What F made, float [..., D], as the user it stands for: with the length of cosine scores, if these are asked."""
@@ -145,7 +162,7 @@ class TwoSided(nn.Module):
         The level plays no part among the users of one item. `prefixes` and `at` as in `user_states`.
         """
         centred, number = user_states - self.population_mean, layout.positions + 1
-        encoded = _encoded(self.item_side, centred, layout, prefixes, at)
+        encoded = self._encoded(self.item_side, centred, layout, prefixes, at)
         means = running_means(centred, layout)
         if at is not None:
             means, number = means[torch.from_numpy(at).to(means.device)], number[at]
@@ -187,13 +204,6 @@ class TwoSided(nn.Module):
         empty = self.empty_item.detach()[: self.dim].expand(more, -1)
         table.data = torch.cat((table.data, empty))
         self.trained = torch.cat((self.trained, self.trained.new_zeros(more)))
-
-
-def _encoded(encoder: Encoder, rows: Tensor, layout: Layout, prefixes: bool, at: np.ndarray | None) -> Tensor:
-    if at is not None:
-        return states_at(encoder, rows, layout, at)
-    states: Tensor = prefix_states(encoder, rows, layout) if prefixes else encoder(rows, layout)
-    return states
 
 
 def running_means(rows: Tensor, layout: Layout) -> Tensor:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -51,6 +51,7 @@ class TrainConfig(Config):
     clip_norm: float = 1.0
     newest_users: int = 0  # events of each item that G trains on and the bank of items keeps; 0: all
     mapped_banks: bool = False  # keep the banks in files under the model folder instead of in memory
+    precision: Literal["float32", "bfloat16"] = "float32"  # what the encoders multiply in while they train
     patience: int = 8  # epochs without a better validation before stopping
     metric: str = "user_to_item.ndcg@10"
     seed: int = 0
@@ -161,6 +162,7 @@ class Trainer:
         rng = np.random.default_rng([self.config.seed, epoch])
         torch.manual_seed(int(rng.integers(1 << 62)))
         self.model.train()
+        self.model.low = torch.bfloat16 if self.config.precision == "bfloat16" else None
         objective = Objective(
             self.model,
             self.loss,
@@ -183,6 +185,7 @@ class Trainer:
                 for name, value in self._update(losses, epoch, number, len(batches)).items():
                     sums[name] = sums.get(name, 0.0) + value
                 bar.advance(note=f"loss {sum(sums.values()) / number:.3f}")
+        self.model.low = None
         return {name: value / len(batches) for name, value in sums.items()}
 
     def _update(self, losses: dict[str, Tensor], epoch: int, number: int, steps: int) -> dict[str, float]:
