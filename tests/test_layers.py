@@ -86,7 +86,10 @@ def test_numpy_layers_do_not_import_torch(path: Path) -> None:
 
 
 def test_concrete_encoders_import_only_their_base() -> None:
-    allowed, variants = {"attention", "base", "blocks", "dropout", "positions"}, {"denoiser": {"sasrec"}}
+    allowed, variants = (
+        {"attention", "base", "blocks", "dropout", "positions", "times"},
+        {"denoiser": {"sasrec"}},
+    )
     for path in (ROOT / "encoders").glob("*.py"):
         if path.stem in {"registry", "__init__"} | allowed:
             continue

@@ -22,6 +22,7 @@ from duality.config import Config
 from duality.encoders.attention import back, in_blocks, runs_of
 from duality.encoders.base import Encoder, Layout
 from duality.encoders.dropout import Dropout
+from duality.encoders.times import BUCKETS, buckets
 
 
 class HSTUConfig(Config):
@@ -32,7 +33,7 @@ class HSTUConfig(Config):
     num_heads: int = 2
     dropout: float = 0.2
     max_length: int = 200
-    time_buckets: int = 128  # of log(seconds) / .301; 0 knows no time
+    time_buckets: int = BUCKETS  # of log(seconds) / .301; 0 knows no time
 
 
 class HSTUBlock(nn.Module):
@@ -109,12 +110,6 @@ class HSTU(Encoder):
         for block in self.blocks:
             rows = block(rows, layout)
         return rows
-
-
-def buckets(microseconds: Tensor, highest: int) -> Tensor:
-    """floor(log(seconds) / .301), at least 0 and at most `highest`: about a bucket for every 35% more."""
-    seconds = (microseconds.double() / 1e6).abs().clamp(min=1.0)
-    return (seconds.log() / 0.301).long().clamp(max=highest)
 
 
 def _normal(rows: Tensor) -> Tensor:

@@ -156,7 +156,7 @@ class _Batch:
         return continued(self.model.user_encoder, self._inputs(self.items), self.layout)
 
     def _inputs(self, items: Tensor) -> Tensor:
-        return self.vectors[items] * self.model.dim**0.5
+        return self.model.user_rows(self.vectors[items], None)
 
     def scores(self, states: Tensor, taken: Tensor) -> Tensor:
         """Scores of states float [S, B, D]: float [S, B, I], -inf where bool [S, B, I] is taken."""

@@ -28,6 +28,7 @@ from duality.encoders.base import Encoder, Layout, prefix_states, states_at
 from duality.encoders.registry import EncoderConfig, make_encoder, with_name
 from duality.encoders.transformer import TransformerConfig
 from duality.model.cosine import Length, keep_length, raw
+from duality.model.gaps import TimeGaps
 from duality.model.losses import log_partition
 
 
@@ -42,6 +43,8 @@ class ModelConfig(Config):
     score: Literal["inner product", "cosine"] = "inner product"
     temperature: float = Field(default=0.05, gt=0)  # of cosine scores
     learn_temperature: bool = False
+    # Histories whose rows also know how long after the row before they happened.
+    time_gaps: Literal["none", "users", "items", "both"] = "none"
 
     _names = field_validator("user_encoder", "item_encoder", mode="before")(with_name)
 
@@ -66,6 +69,9 @@ class TwoSided(nn.Module):
         self.fitted = num_items
         self.user_encoder = make_encoder(dim, config.user_encoder)
         self.item_encoder = None if config.shared_encoder else make_encoder(dim, config.item_encoder)
+        asked = config.time_gaps
+        self.user_gaps = TimeGaps(dim) if asked in ("users", "both") else None
+        self.item_gaps = TimeGaps(dim) if asked in ("items", "both") else None
         # G starts as the centred mean of the item's users, the strongest simple control, and learns
         # what to change about it. From nothing it is behind after 300 steps (LOG.md, 2026-11-21).
         self.item_pool = nn.Linear(dim, dim, bias=False)
@@ -108,6 +114,11 @@ class TwoSided(nn.Module):
         """What reads the users of an item."""
         return self.user_encoder if self.item_encoder is None else self.item_encoder
 
+    def user_rows(self, item_vectors: Tensor, layout: Layout | None) -> Tensor:
+        """What F reads, float [P, D]: item vectors of about unit variance, with their time gaps if these are asked for."""
+        rows = item_vectors * math.sqrt(self.dim)
+        return rows if self.user_gaps is None else self.user_gaps(rows, layout)
+
     def user_states(
         self, item_vectors: Tensor, layout: Layout, *, prefixes: bool = False, at: np.ndarray | None = None
     ) -> Tensor:
@@ -118,12 +129,12 @@ class TwoSided(nn.Module):
                 (`Encoder.prefix_invariant`); without it only the newest row of each history is sure to be that.
             at: int64 [N], only these rows, as if a history ended at each: float [N, D].
         """
-        rows = item_vectors * math.sqrt(self.dim)
+        rows = self.user_rows(item_vectors, layout)
         return self.finished(self._encoded(self.user_encoder, rows, layout, prefixes, at))
 
     def masked_users(self, item_vectors: Tensor, layout: Layout, hidden: np.ndarray) -> Tensor:
         """u where items are hidden, made of the items around them: float [N, D]; `hidden` int64 [N]."""
-        rows = item_vectors * math.sqrt(self.dim)
+        rows = self.user_rows(item_vectors, layout)
         with self._lowered(rows):
             states = self.user_encoder.masked(rows, layout, hidden)
         return self.finished(states.to(rows.dtype))
@@ -162,7 +173,8 @@ class TwoSided(nn.Module):
         The level plays no part among the users of one item. `prefixes` and `at` as in `user_states`.
         """
         centred, number = user_states - self.population_mean, layout.positions + 1
-        encoded = self._encoded(self.item_side, centred, layout, prefixes, at)
+        rows = centred if self.item_gaps is None else self.item_gaps(centred, layout)
+        encoded = self._encoded(self.item_side, rows, layout, prefixes, at)
         means = running_means(centred, layout)
         if at is not None:
             means, number = means[torch.from_numpy(at).to(means.device)], number[at]

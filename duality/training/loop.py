@@ -287,7 +287,15 @@ def write_log(path: Path, history: list[dict[str, Any]]) -> None:
 def _by_side(model: TwoSided) -> list[list[torch.nn.Parameter]]:
     """Parameters of the item side (G and what belongs to it), and all others."""
     named = list(model.named_parameters())
-    of_items = ("item_encoder.", "item_head.", "item_pool.", "item_level.", "item_partition.", "empty_item")
+    of_items = (
+        "item_encoder.",
+        "item_head.",
+        "item_pool.",
+        "item_level.",
+        "item_partition.",
+        "item_gaps.",
+        "empty_item",
+    )
     items = [p for name, p in named if name.startswith(of_items)]
     return [[p for name, p in named if not name.startswith(of_items)], items]
 

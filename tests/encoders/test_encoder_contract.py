@@ -11,9 +11,9 @@ from pydantic import TypeAdapter
 
 from duality.encoders import attention
 from duality.encoders.base import Encoder, Layout, prefix_states, states_at
-from duality.encoders.hstu import buckets
 from duality.encoders.positions import rotate, rotations
 from duality.encoders.registry import ENCODERS, EncoderConfig, make_encoder
+from duality.encoders.times import buckets
 from duality.encoders.transformer import Transformer
 
 DIM = 16
