@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,7 +40,7 @@ def packed_attention(
     Returns:
         float [P, H, K].
     """
-    runs = _by_run(layout.runs, query_key, value)
+    runs = runs_of(layout, query_key, value)
     return torch.cat([_attended(one, few, run, causal, share) for run, one, few in runs])
 
 
@@ -95,10 +94,6 @@ def _dropped(share: float, causal: bool, query: Tensor, key: Tensor, value: Tens
 
 def runs_of(layout: Layout, first: Tensor, second: Tensor) -> Iterator[tuple[Run, Tensor, Tensor]]:
     """Each run of equally long neighbours with its rows of two packed tensors."""
-    return _by_run(layout.runs, first, second)
-
-
-def _by_run(runs: list[Run], *packed: Tensor) -> Iterator[Any]:
     # split, not slices: the backward of a slice fills a whole [P, ...] tensor per run.
-    sizes = [count * length for _, count, length in runs]
-    return zip(runs, *(rows.split(sizes) for rows in packed), strict=True)
+    sizes = [count * length for _, count, length in layout.runs]
+    return zip(layout.runs, first.split(sizes), second.split(sizes), strict=True)

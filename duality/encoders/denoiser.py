@@ -49,6 +49,7 @@ class RecDenoiser(SASRec):
         # Entry (i, j) of a layer lets slot i look at slot j.
         self.phi = nn.Parameter(torch.full((config.num_blocks, config.max_length, config.max_length), OPEN))
         self.uniform: Tensor | None = None
+        self.turned = False
         self.slopes: list[Tensor] = []
 
     def draw(self) -> None:

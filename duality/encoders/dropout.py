@@ -1,4 +1,4 @@
-"""Dropout that draws a byte per number: torch's own draw takes a processor twenty times as long.
+"""Dropout that draws a byte per number: torch's own takes a processor five times as long.
 
 The share is rounded to a 256th, and what stays is scaled by what that share really is, so the mean is exact.
 """

@@ -31,11 +31,6 @@ class Length(nn.Module):
         return functional.normalize(vectors, dim=-1) * self.log_scale.clamp(max=math.log(100)).exp()
 
 
-def keep_length(module: nn.Module, name: str, length: Length) -> None:
-    """Parameter `name` is read with this length; the stored one is free."""
-    parametrize.register_parametrization(module, name, length)
-
-
 def raw(module: nn.Module, name: str) -> nn.Parameter:
     """The stored parameter, whatever length it is read with."""
     if parametrize.is_parametrized(module, name):

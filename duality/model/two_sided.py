@@ -22,12 +22,13 @@ import numpy as np
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import register_parametrization
 
 from duality.config import Config
 from duality.encoders.base import Encoder, Layout, prefix_states, states_at
 from duality.encoders.registry import EncoderConfig, make_encoder, with_name
 from duality.encoders.transformer import TransformerConfig
-from duality.model.cosine import Length, keep_length, raw
+from duality.model.cosine import Length, raw
 from duality.model.gaps import TimeGaps
 from duality.model.losses import log_partition
 
@@ -90,8 +91,8 @@ class TwoSided(nn.Module):
         self.length: Callable[[Tensor], Tensor] | None = None
         if config.score == "cosine":
             of_users = Length(config.temperature, learned=config.learn_temperature)
-            keep_length(self, "item_table", Length())
-            keep_length(self, "empty_user", of_users)
+            register_parametrization(self, "item_table", Length())
+            register_parametrization(self, "empty_user", of_users)
             self.length = of_users.forward
         # States share one large direction, which is popularity; un-centred, G learns that
         # direction and little else.
