@@ -88,6 +88,12 @@ def newest(histories: Histories, most: int) -> Histories:
     return _cut(histories, np.arange(len(length)), histories.lengths - length, length, length).histories
 
 
+def oldest(histories: Histories, most: int) -> Histories:
+    """The first `most` events of every owner."""
+    length = np.minimum(histories.lengths, most)
+    return _cut(histories, np.arange(len(length)), np.zeros_like(length), length, length).histories
+
+
 @dataclass(frozen=True, eq=False)
 class Windows:
     """Stretches of long histories, each a history of its own.

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import sparse
 
-from duality.data.histories import Histories
+from duality.data.histories import Histories, oldest
 from duality.errors import InputError
 from duality.evaluation.queries import Queries, World, make_queries, pair_matrix
 
@@ -39,10 +39,7 @@ class ColdQueries:
 
     def given(self, n: int) -> Histories:
         """The first n events of each cold row."""
-        lengths = np.minimum(self.arrivals.lengths, n)
-        indptr = np.concatenate(([0], np.cumsum(lengths)))
-        place = np.repeat(self.arrivals.indptr[:-1] - indptr[:-1], lengths) + np.arange(indptr[-1])
-        return Histories(indptr, self.arrivals.event[place])
+        return oldest(self.arrivals, n)
 
 
 def cold_queries(

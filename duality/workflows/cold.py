@@ -1,31 +1,27 @@
 """Cold items and cold users: vectors from the first n events, no retraining.
 
-Shapes: U users, I items, B queries of a block, D dimensions.
+How a vector is made of them is in `duality.workflows.cold_scorers`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 
-from duality.data.batches import row_batches
 from duality.data.dataset import Dataset
 from duality.data.histories import Histories, item_histories, user_histories
 from duality.data.split import Split
-from duality.embeddings import ROWS, layout_of, stored_generated, stored_users
 from duality.evaluation.baselines import MostPopular
 from duality.evaluation.cold import GIVEN, ColdQueries, cold_queries, cold_world, never_met, queries_of
 from duality.evaluation.neighbours import NearestNeighbours
 from duality.evaluation.protocol import Measured, measure, report
-from duality.evaluation.queries import ITEM_TO_USER, USER_TO_ITEM, Queries, World
+from duality.evaluation.queries import ITEM_TO_USER, World
 from duality.evaluation.ranking import Scorer
-from duality.generated import group_of
 from duality.model.folder import ModelFolder
-from duality.workflows.cold_controls import Pooled, weighed_pools
+from duality.workflows.cold_controls import item_pools, user_pools
+from duality.workflows.cold_scorers import GivenItems, GivenUsers, Make, encoded_items, encoded_users
 from duality.workflows.scorers import States
 
 HEADLINE = 5
@@ -58,11 +54,10 @@ def evaluate_cold(
     states = States(folder.load(), dataset, world.visible)
     seed, by_events, evidence = how.get("seed", 0), {}, {}
     more = others(states, asked) if others else []
-    pools = weighed_pools(states) if items and baselines else {}
+    pools = (item_pools(states) if items else user_pools()) if baselines else {}
     for n in GIVEN:
         now = cold_world(world, asked, n)
-        scorers = _scorers(ColdItems if items else ColdUsers, states, asked, n, now, direction, baselines)
-        scorers += [Pooled(name, states, asked.given(n), pool) for name, pool in pools.items()] + more
+        scorers = _scorers(states, pools, asked.given(n), now, direction, items=items) + more
         found = measure(scorers, queries, now, direction, seen=never_met(world, direction), **how)
         by_events[n] = report(found, protocol=split.name, split="test", seed=seed)
         evidence[n] = found, now, scorers
@@ -92,103 +87,14 @@ def _asked(dataset: Dataset, split: Split, seed: int) -> ColdQueries:
 
 
 def _scorers(
-    kind: type[ColdItems] | type[ColdUsers],
-    states: States,
-    asked: ColdQueries,
-    n: int,
-    world: World,
-    direction: str,
-    baselines: bool,
+    states: States, pools: dict[str, Make], given: Histories, now: World, direction: str, *, items: bool
 ) -> list[Scorer]:
-    scorers: list[Scorer] = [kind(states, asked, n)]
-    if baselines:
-        scorers.append(MostPopular(world, direction))
+    """The model first, then its pools and what needs no model, if there are pools at all."""
+    kind = GivenItems if items else GivenUsers
+    scorers: list[Scorer] = [kind("duality", states, given, encoded_items if items else encoded_users)]
+    if pools:
+        scorers.append(MostPopular(now, direction))
         # What has no training event has no similarity; it is known by its history or not at all.
-        if (direction == ITEM_TO_USER) == (kind is ColdItems):
-            scorers.append(NearestNeighbours(world, direction))
-    return scorers
-
-
-class ColdItems:
-    """Items made by the item encoder from their first n users, beside the trained ones."""
-
-    name = "duality"
-
-    def __init__(self, states: States, asked: ColdQueries, n: int) -> None:
-        self.states, self.given = states, asked.given(n)
-
-    @cached_property
-    def items(self) -> np.ndarray:
-        """float32 [I, D + 3], stored form."""
-        states, items = self.states, self.states.items.copy()
-        owners = np.flatnonzero(self.given.lengths)
-        vectors = _item_states(states, self.given)[torch.from_numpy(owners), : states.model.dim]
-        items[owners] = stored_generated(vectors, states.made[2][group_of(self.given.lengths[owners])])
-        return items
-
-    def score(self, queries: Queries, rows: slice, direction: str) -> np.ndarray:
-        """float32 [B, I] or [B, U]."""
-        if direction == ITEM_TO_USER:
-            return self.states.user_scores(self.items[queries.item[rows]], queries, rows)
-        return self.states.users_before(queries.event[rows]) @ self.items.T
-
-
-class ColdUsers:
-    """Users encoded from their first n items, beside the others."""
-
-    name = "duality"
-
-    def __init__(self, states: States, asked: ColdQueries, n: int) -> None:
-        self.states, self.given = states, asked.given(n)
-
-    @cached_property
-    def users(self) -> np.ndarray:
-        """float32 [C, D + 3], stored form, of the cold users."""
-        states = self.states
-        vectors = states.vectors
-        made = _last_states(
-            states.dataset,
-            self.given,
-            states.model.empty_user,
-            lambda events, layout: states.model.user_states(
-                vectors[torch.from_numpy(states.dataset.event_item[events].astype(np.int64))], layout
-            ),
-        )
-        return stored_users(states.model, made[torch.from_numpy(self.owners)])
-
-    @cached_property
-    def owners(self) -> np.ndarray:
-        """int64 [C], rows of the cold users that are asked about."""
-        return np.flatnonzero(self.given.lengths)
-
-    def score(self, queries: Queries, rows: slice, direction: str) -> np.ndarray:
-        """float32 [B, I] or [B, U]."""
-        if direction == USER_TO_ITEM:
-            return self.users[np.searchsorted(self.owners, queries.user[rows])] @ self.states.items.T
-        vectors = self.states.items_before(queries, rows)
-        scores = self.states.user_scores(vectors, queries, rows)
-        scores[:, self.owners] = vectors @ self.users.T
-        return scores
-
-
-def _item_states(states: States, given: Histories) -> torch.Tensor:
-    """Newest item state of every row, float32 [I, D + 2], its users taken strictly before they came."""
-    before = torch.from_numpy(states.users_before(given.event)[:, : states.model.dim])
-    place = np.empty(states.dataset.num_events, np.int64)
-    place[given.event] = np.arange(len(given.event))
-    return _last_states(
-        states.dataset,
-        given,
-        states.model.empty_item,
-        lambda events, layout: states.model.item_states(before[torch.from_numpy(place[events])], layout),
-    )
-
-
-@torch.inference_mode()
-def _last_states(dataset: Dataset, given: Histories, empty: torch.Tensor, encode: Any) -> torch.Tensor:
-    found = empty.detach().repeat(given.num_owners, 1)
-    for owners in row_batches(given, ROWS):
-        events, lengths = given.packed(owners)
-        layout = layout_of(dataset, events, lengths)
-        found[torch.from_numpy(owners)] = encode(events, layout)[torch.from_numpy(layout.last_rows)]
-    return found
+        if (direction == ITEM_TO_USER) == items:
+            scorers.append(NearestNeighbours(now, direction))
+    return scorers + [kind(name, states, given, make) for name, make in pools.items()]

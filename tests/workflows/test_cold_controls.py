@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,15 @@ from duality.embeddings import user_states_after
 from duality.evaluation.queries import DIRECTIONS, Queries
 from duality.generated import group_of
 from duality.model.folder import ModelFolder
-from duality.workflows.cold_controls import Pooled, means_of_first, weighed_pools
-from duality.workflows.pooling import ItemMeans, log_odds
+from duality.workflows.cold_controls import (
+    item_pools,
+    means_of_first,
+    pooled_items,
+    pooled_users,
+    weights_of_users,
+)
+from duality.workflows.cold_scorers import GivenItems, GivenUsers
+from duality.workflows.pooling import ItemMeans, Weighed, centred_means, log_odds
 from duality.workflows.scorers import States
 
 FIRST = 3
@@ -43,8 +51,8 @@ def given(states: States) -> Histories:
     return Histories(np.concatenate(([0], np.cumsum(lengths))), np.concatenate(event))
 
 
-def pooled(states: States, given: Histories, name: str) -> Pooled:
-    return Pooled(name, states, given, weighed_pools(states)[name])
+def pooled(states: States, given: Histories, name: str) -> GivenItems:
+    return GivenItems(name, states, given, item_pools(states)[name])
 
 
 def users_when_they_came(states: States, given: Histories, item: int) -> np.ndarray:
@@ -83,10 +91,11 @@ def test_log_odds_weigh_trained_items_by_what_the_users_prefer(states: States) -
 def test_a_centred_mean_points_where_its_users_do_and_is_weighed_by_how_many_they_are(
     states: States, given: Histories
 ) -> None:
-    control, dim = pooled(states, given, "centred_mean"), states.model.dim
+    weighed, dim = Weighed(states, centred_means(states)), states.model.dim
+    control = GivenItems("centred_mean", states, given, partial(pooled_items, weighed=weighed))
     asked = np.flatnonzero(given.lengths)
     centred = means_of_first(states, given)[asked] - states.model.population_mean.numpy()
-    weights = control.weighed.weights[group_of(given.lengths[asked])]
+    weights = weighed.weights[group_of(given.lengths[asked])]
     np.testing.assert_allclose(control.items[asked, :dim], centred * weights[:, :1], atol=1e-5)
     np.testing.assert_array_equal(control.items[asked][:, [dim, -1]], weights[:, 1:])
     np.testing.assert_array_equal(control.items[given.lengths == 0], states.items[given.lengths == 0])
@@ -125,3 +134,60 @@ def test_a_score_is_the_inner_product_of_the_given_item_and_the_user(
     ]
     found = scores[np.arange(4), queries.targets(direction)]
     np.testing.assert_allclose(found, own, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def first_items(states: States) -> Histories:
+    """The first two items of every third user."""
+    whole = user_histories(states.dataset, states.visible)
+    lengths = np.where(np.arange(whole.num_owners) % 3 == 0, np.minimum(whole.lengths, 2), 0)
+    event = [
+        whole.event[start : start + length] for start, length in zip(whole.indptr[:-1], lengths, strict=True)
+    ]
+    return Histories(np.concatenate(([0], np.cumsum(lengths))), np.concatenate(event))
+
+
+def test_pooled_users_are_their_items_and_the_mean_user(states: States, first_items: Histories) -> None:
+    control = GivenUsers("centred_mean", states, first_items, pooled_users)
+    items, model = states.vectors.detach().numpy(), states.model
+    centre = items[model.trained.numpy()].mean(axis=0)
+    for place, user in enumerate(control.owners[:6]):
+        events = first_items.packed(np.array([user]))[0]
+        a, b = weights_of_users(states, len(events))
+        mean = items[states.dataset.event_item[events]].mean(axis=0)
+        expected = a * (mean - centre) + b * model.population_mean.numpy()
+        np.testing.assert_allclose(control.users[place, : model.dim], expected, atol=1e-4)
+
+
+def test_weights_of_users_are_the_likeliest(states: States) -> None:
+    """Against the loss of each trained user written out, at the weights and beside them."""
+    items, model, dataset = states.vectors.detach().numpy(), states.model, states.dataset
+    centre, histories = items[model.trained.numpy()].mean(axis=0), user_histories(dataset, states.visible)
+
+    def loss(a: float, b: float) -> float:
+        total = []
+        for user in np.flatnonzero(histories.lengths > 2):
+            row = dataset.event_item[histories.packed(np.array([user]))[0]]
+            state = a * (items[row[:2]].mean(axis=0) - centre) + b * model.population_mean.numpy()
+            scores = (items @ state).astype(np.float64)
+            total.append(np.log(np.exp(scores - scores.max()).sum()) + scores.max() - scores[row[2]])
+        return float(np.mean(total))
+
+    a, b = weights_of_users(states, 2)
+    for beside in ((0.1, 0.0), (-0.1, 0.0), (0.0, 0.1), (0.0, -0.1)):
+        assert loss(a, b) < loss(a + beside[0], b + beside[1])
+
+
+def test_a_pooled_user_scores_as_the_index_would(states: States, first_items: Histories) -> None:
+    control = GivenUsers("centred_mean", states, first_items, pooled_users)
+    dataset, owners = states.dataset, control.owners
+    assert dataset.event_time is not None
+    events = np.flatnonzero(np.isin(dataset.event_user, owners))[:4]
+    queries = Queries(
+        events, dataset.event_user[events], dataset.event_item[events], dataset.event_time[events]
+    )
+    rows = control.users[np.searchsorted(owners, queries.user)]
+    items = control.score(queries, slice(0, 4), DIRECTIONS[0])
+    np.testing.assert_allclose(items, rows @ states.items.T, atol=1e-5)
+    users = control.score(queries, slice(0, 4), DIRECTIONS[1])
+    np.testing.assert_allclose(users[:, owners], states.items[queries.item] @ control.users.T, atol=1e-4)
