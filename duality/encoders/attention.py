@@ -9,7 +9,7 @@ Shapes: P packed rows, H heads, K dimensions of a head, L rows of a sequence, n 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from duality.encoders.base import Layout
+from duality.encoders.base import Layout, Run
 from duality.encoders.dropout import dropout
 
 Attend = Callable[[Tensor, Tensor, Tensor, int], Tensor]
-Run = tuple[int, int, int]  # first row, number of sequences, length
+Parts = tuple[Tensor, Tensor, Tensor]  # queries, keys and values of a run, float [n, H, L, K]
 AT_ONCE, BLOCK = 512, 256
 
 
@@ -40,22 +40,44 @@ def packed_attention(
     Returns:
         float [P, H, K].
     """
-    runs = runs_of(layout, query_key, value)
-    return torch.cat([_attended(one, few, run, causal, share) for run, one, few in runs])
+
+    def attend(run: Run, parts: Parts) -> Tensor:
+        if run[2] == 1 and not share:
+            return parts[2]
+        if share:
+            return in_blocks(partial(_dropped, share, causal), *parts, causal=causal)
+        return functional.scaled_dot_product_attention(*parts, is_causal=causal)
+
+    return in_runs(attend, query_key, value, layout)
 
 
-def _attended(query_key: Tensor, value: Tensor, run: Run, causal: bool, share: float) -> Tensor:
-    """One run, float [n L, H, K]."""
+def in_runs(
+    attend: Callable[[Run, Parts], Tensor], query_key: Tensor, value: Tensor, layout: Layout
+) -> Tensor:
+    """Attention of a batch, run by run.
+
+    Args:
+        attend: a run and its parts to float [n, H, L, K].
+        query_key: float [P, 2, H, K].
+        value: float [P, H, K].
+        layout: where the sequences lie.
+
+    Returns:
+        float [P, H, K].
+    """
+    # split, not slices: the backward of a slice fills a whole [P, ...] tensor per run.
+    sizes = [count * length for _, count, length in layout.runs]
+    pieces = [
+        attend(run, _parts(run, one, few)).transpose(1, 2).reshape(few.shape)
+        for run, one, few in zip(layout.runs, query_key.split(sizes), value.split(sizes), strict=True)
+    ]
+    return torch.cat(pieces)
+
+
+def _parts(run: Run, query_key: Tensor, value: Tensor) -> Parts:
     _, count, length = run
-    if length == 1 and not share:
-        return value
     q, k = query_key.view(count, length, *query_key.shape[1:]).permute(2, 0, 3, 1, 4).unbind()
-    v = value.view(count, length, *value.shape[1:]).transpose(1, 2)
-    if share:
-        mixed = in_blocks(partial(_dropped, share, causal), q, k, v, causal=causal)
-    else:
-        mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=causal)
-    return mixed.transpose(1, 2).reshape(value.shape)
+    return q, k, value.view(count, length, *value.shape[1:]).transpose(1, 2)
 
 
 def in_blocks(attend: Attend, query: Tensor, key: Tensor, value: Tensor, *, causal: bool = True) -> Tensor:
@@ -90,10 +112,3 @@ def _dropped(share: float, causal: bool, query: Tensor, key: Tensor, value: Tens
     if causal:
         scores = scores.masked_fill(back(query, key, start) < 0, -torch.inf)
     return dropout(scores.softmax(3), share) @ value
-
-
-def runs_of(layout: Layout, first: Tensor, second: Tensor) -> Iterator[tuple[Run, Tensor, Tensor]]:
-    """Each run of equally long neighbours with its rows of two packed tensors."""
-    # split, not slices: the backward of a slice fills a whole [P, ...] tensor per run.
-    sizes = [count * length for _, count, length in layout.runs]
-    return zip(layout.runs, first.split(sizes), second.split(sizes), strict=True)

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+Run = tuple[int, int, int]  # first row, number of sequences, length
+
 
 @dataclass(frozen=True, eq=False)
 class Layout:
@@ -47,8 +49,8 @@ class Layout:
         return np.arange(self.num_rows) - np.repeat(self.offsets[:-1], self.lengths)
 
     @cached_property
-    def runs(self) -> list[tuple[int, int, int]]:
-        """(first row, number of sequences, length) of each run of equally long neighbours."""
+    def runs(self) -> list[Run]:
+        """Runs of equally long neighbours."""
         if not len(self.lengths):
             return []
         starts = np.flatnonzero(np.diff(self.lengths, prepend=-1))

@@ -20,8 +20,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from duality.encoders.attention import back, in_blocks, runs_of
-from duality.encoders.base import Layout
+from duality.encoders.attention import Parts, back, in_blocks, in_runs
+from duality.encoders.base import Layout, Run
 from duality.encoders.blocks import SoftmaxBlock
 from duality.encoders.dropout import dropout
 from duality.encoders.sasrec import SASRec, SASRecConfig
@@ -100,16 +100,10 @@ class RecDenoiser(SASRec):
         return states
 
     def _layer(self, block: SoftmaxBlock, rows: Tensor, layout: Layout, gates: Tensor) -> Tensor:
-        query_key, value = block.project(rows, None)
-        pieces = []
-        for (_, count, length), qk, v in runs_of(layout, query_key, value):
-            q, k = qk.view(count, length, *qk.shape[1:]).permute(2, 0, 3, 1, 4).unbind()
-            v = v.view(count, length, *v.shape[1:]).transpose(1, 2)
-            attend = partial(self._gated, gates[-length:, -length:])
-            pieces.append(
-                in_blocks(attend, q, k, v).transpose(1, 2).reshape(count * length, *value.shape[1:])
-            )
-        return block.finish(rows, torch.cat(pieces))
+        def attend(run: Run, parts: Parts) -> Tensor:
+            return in_blocks(partial(self._gated, gates[-run[2] :, -run[2] :]), *parts)
+
+        return block.finish(rows, in_runs(attend, *block.project(rows, None), layout))
 
     def _gated(self, gates: Tensor, query: Tensor, key: Tensor, value: Tensor, start: int) -> Tensor:
         """What `attention.in_blocks` wants: softmax weights times gates."""

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from duality.config import Config
-from duality.encoders.attention import back, in_blocks, runs_of
-from duality.encoders.base import Encoder, Layout
+from duality.encoders.attention import Parts, back, in_blocks, in_runs
+from duality.encoders.base import Encoder, Layout, Run
 from duality.encoders.dropout import Dropout
 from duality.encoders.times import BUCKETS, buckets
 
@@ -63,16 +63,14 @@ class HSTUBlock(nn.Module):
 
     def _mixed(self, query_key: Tensor, value: Tensor, layout: Layout) -> Tensor:
         """Pointwise attention inside each sequence, float [P, D]."""
-        pieces = []
         ago = self._ago(layout, value.device)
-        for (first, count, length), qk, v in runs_of(layout, query_key, value):
-            q, k = qk.view(count, length, *qk.shape[1:]).permute(2, 0, 3, 1, 4).unbind()
-            v = v.view(count, length, *v.shape[1:]).transpose(1, 2)
-            rows = slice(first, first + count * length)
-            when = None if ago is None else ago[rows].view(count, length, 2)
-            mixed = in_blocks(partial(self._pointwise, when), q, k, v)
-            pieces.append(mixed.transpose(1, 2).reshape(count * length, -1))
-        return torch.cat(pieces)
+
+        def attend(run: Run, parts: Parts) -> Tensor:
+            first, count, length = run
+            when = None if ago is None else ago[first : first + count * length].view(count, length, 2)
+            return in_blocks(partial(self._pointwise, when), *parts)
+
+        return in_runs(attend, query_key, value, layout).flatten(1)
 
     def _ago(self, layout: Layout, device: torch.device) -> Tensor | None:
         """When rows are asked and when they happened, int64 [P, 2], if both model and log know time."""

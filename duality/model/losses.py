@@ -102,6 +102,46 @@ def log_partition(states: Tensor, candidates: Tensor) -> Tensor:
     return found
 
 
+class _PartitionAmong(torch.autograd.Function):
+    """Log-sum-exp over candidates that want no gradient; that of the queries is made on the way."""
+
+    @staticmethod
+    def forward(ctx: Any, queries: Tensor, candidates: Tensor, columns: Tensor) -> Tensor:
+        rows = max(LEAST, SCORES.get(queries.device.type, 1 << 20) // len(candidates))
+        room = queries.new_empty(min(rows, len(queries)), len(candidates))
+        found, slopes = queries.new_empty(len(queries)), torch.empty_like(queries)
+        for start in range(0, len(queries), rows):
+            part = slice(start, start + rows)
+            column = columns[part]
+            scores = torch.mm(queries[part], candidates.T, out=room[: len(column)])
+            own_row = torch.nonzero(column >= 0).squeeze(1)
+            scores[own_row, column[own_row]] = -torch.inf
+            highest = scores.amax(1)
+            weights = scores.sub_(highest[:, None]).exp_()
+            mass = weights.sum(1)
+            found[part] = mass.log() + highest
+            slopes[part] = (weights @ candidates) / mass[:, None]
+        ctx.save_for_backward(slopes)
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (slopes,) = ctx.saved_tensors
+        return grads[0][:, None] * slopes, None, None
+
+
+def partition_among(queries: Tensor, candidates: Tensor, columns: Tensor) -> Tensor:
+    """Log-sum-exp of each query's inner products with the candidates, without storing them: float [Q].
+
+    Args:
+        queries: float [Q, D].
+        candidates: float [M, D], M >= 2; gradients stop here.
+        columns: int64 [Q]: a candidate that does not count for the row, -1 for none.
+    """
+    partition: Tensor = _PartitionAmong.apply(queries, candidates.detach(), columns)
+    return partition
+
+
 def masked_softmax_loss(scores: Tensor, forbidden: Tensor) -> Tensor:
     """Mean cross-entropy with the positives on the diagonal.
 
@@ -117,14 +157,24 @@ def masked_softmax_loss(scores: Tensor, forbidden: Tensor) -> Tensor:
     return functional.cross_entropy(scores, torch.arange(scores.shape[0], device=scores.device))
 
 
-def cycle_loss(rebuilt: Tensor, original: Tensor, targets: Tensor, *, temperature: float) -> Tensor:
+def cycle_loss(
+    rebuilt: Tensor,
+    original: Tensor,
+    candidates: Tensor,
+    columns: Tensor,
+    *,
+    temperature: float,
+    offset: float | Tensor = 0.0,
+) -> Tensor:
     """Penalise vectors rebuilt through the other side that are mistaken for somebody else's.
 
     Args:
         rebuilt: float [Q, D].
-        original: float [M, D]; gradients stop here.
-        targets: int64 [Q]: row of `original` that row q was rebuilt from.
+        original: float [Q, D], what each row was rebuilt from; gradients stop here.
+        candidates: float [M, D], who they may be mistaken for; gradients stop here.
+        columns: int64 [Q]: which candidate is the row's original, -1 for none.
         temperature: divides cosine logits; > 0, dimensionless.
+        offset: as in `softmax_loss`, for candidates that were drawn.
 
     Returns:
         Scalar mean negative log-likelihood in nats: 0 is a perfect round trip, log(M) is no
@@ -135,8 +185,8 @@ def cycle_loss(rebuilt: Tensor, original: Tensor, targets: Tensor, *, temperatur
 
     Source: Huang, "Revisiting Self-Attentive Sequential Recommendation", section 4.4.
     """
-    if rebuilt.shape[1] != original.shape[1] or original.shape[0] < 2 or temperature <= 0:
-        raise ValueError("cycle_loss needs equal dimensions, two originals or more, and a temperature > 0")
+    if rebuilt.shape[1] != candidates.shape[1] or candidates.shape[0] < 2 or temperature <= 0:
+        raise ValueError("cycle_loss needs equal dimensions, two candidates or more, and a temperature > 0")
     queries = functional.normalize(rebuilt, dim=1) / temperature
-    candidates = functional.normalize(original.detach(), dim=1)
-    return softmax_loss(queries, candidates[targets], candidates, targets)[0]
+    own, others = (functional.normalize(vectors.detach(), dim=1) for vectors in (original, candidates))
+    return softmax_loss(queries, own, others, columns, offset=offset)[0]

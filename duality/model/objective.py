@@ -34,7 +34,7 @@ from duality.errors import InputError
 from duality.model.bank import StateBank
 from duality.model.batch import Batch, forbidden_users, met_owner_by_member
 from duality.model.live import Live
-from duality.model.losses import cycle_loss, masked_softmax_loss, softmax_loss
+from duality.model.losses import cycle_loss, masked_softmax_loss, partition_among, softmax_loss
 from duality.model.negatives import draw_negatives
 from duality.model.pair_losses import gbce_power, pair_loss
 from duality.model.rivals import Rivals
@@ -90,6 +90,10 @@ class LossConfig(Config):
         return self
 
 
+POOL = 4096  # trained items that generated ones compete with at most: a step's cost has a bound
+Drawn = tuple[Tensor, Tensor, Tensor]  # vectors [M, D], each row's own among them [Q] or -1, offsets [M]
+
+
 class Objective:
     """The losses of one model over its two banks.
 
@@ -114,7 +118,8 @@ class Objective:
         sampler: Sampler | None = None,
     ) -> None:
         self.model, self.config, self.rng = model, config, rng
-        self.sampler = sampler or Uniform(len(model.item_table))
+        self.everyone = Uniform(len(model.item_table))
+        self.sampler = sampler or self.everyone
         self.user_bank, self.item_bank, self.rivals = user_bank, item_bank, rivals
 
     @property
@@ -183,7 +188,7 @@ class Objective:
         log_partition = None
         asked, states = self._asked(batch, vectors, live)
         targets = vectors if wanted is None else vectors[asked]
-        drawn = self._item_candidates(batch.members[asked], states)
+        drawn = self._item_candidates(batch.members[asked], states, self.config.negatives, self.sampler)
         if self.config.next_item:
             losses["next_item"], log_partition = self._next_item(states, targets, drawn)
         if self.config.two_sided:
@@ -219,9 +224,7 @@ class Objective:
         found = self.model.masked_users(vectors, batch.layout, hidden)
         return np.concatenate((live.row, hidden)), torch.cat((live.state, found))
 
-    def _next_item(
-        self, states: Tensor, vectors: Tensor, drawn: tuple[Tensor, Tensor, Tensor]
-    ) -> tuple[Tensor, Tensor | None]:
+    def _next_item(self, states: Tensor, vectors: Tensor, drawn: Drawn) -> tuple[Tensor, Tensor | None]:
         """Loss of the next item, and log Z float [P] where that comes with it."""
         config, (candidates, column, offset) = self.config, drawn
         if config.kind == "softmax":
@@ -241,13 +244,17 @@ class Objective:
         )
         return loss, None
 
-    def _item_candidates(self, items: np.ndarray, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _item_candidates(self, items: np.ndarray, states: Tensor, wanted: int, sampler: Sampler) -> Drawn:
         """Items that compete for each state: vectors [M, D], the column of each row's own item
-        (-1: not drawn), and what to add to their scores so that they stand for all items, [M]."""
-        table, wanted = self.model.item_table, self.config.negatives
+        (-1: not drawn), and what to add to their scores so that they stand for all items, [M].
+
+        Args:
+            wanted: how many are drawn; 0 takes all.
+        """
+        table = self.model.item_table
         if not wanted or wanted >= len(table):
             return table, self._tensor(items), table.new_zeros(len(table))
-        drawn, column, offset = draw_negatives(self.sampler, wanted, items, states, self.rng)
+        drawn, column, offset = draw_negatives(sampler, wanted, items, states, self.rng)
         return table[self._tensor(drawn)], self._tensor(column), self._tensor(offset).to(table.dtype)
 
     def _item_side(self, batch: Batch, users: Live) -> tuple[Live, dict[str, Tensor]]:
@@ -269,23 +276,27 @@ class Objective:
             losses["items_compete"] = self._one_pool(batch, rows, generated, user, log_partition[rows])
         seen = np.flatnonzero(batch.layout.positions[rows])
         if config.cycle_item and len(seen):  # none when every item of the batch has a single user
-            losses["cycle_item"] = cycle_loss(
-                generated[self._tensor(seen), : self.model.dim],
-                self.model.item_table,
-                self._tensor(batch.owners[rows][seen]),
-                temperature=config.temperature,
-            )
+            made = generated[self._tensor(seen), : self.model.dim]
+            losses["cycle_item"] = self._cycle_item(made, batch.owners[rows][seen])
         return live, losses
 
     def _one_pool(
         self, batch: Batch, rows: np.ndarray, generated: Tensor, user: Tensor, log_partition: Tensor
     ) -> Tensor:
         """Items compete for a user: the generated ones of the batch and trained ones, whose partition is 1."""
-        dim, (pool, own) = self.model.dim, self._trained_items(batch.owners[rows])
+        items, dim = batch.owners[rows], self.model.dim
         left = torch.outer(log_partition, 1 - generated[:, dim])
-        scores = torch.cat((user @ generated[:, :dim].T + left + generated[:, -1], user @ pool.T), dim=1)
-        met = self.rivals.met(batch.members[rows][:, None], batch.owners[rows][None, :])
-        return masked_softmax_loss(scores, torch.cat((self._tensor(met), own), dim=1))
+        made = user @ generated[:, :dim].T + left + generated[:, -1]
+        met = self._tensor(self.rivals.met(batch.members[rows][:, None], items[None, :]))
+        pool, column, _ = self._item_candidates(items, user, POOL, self.everyone)
+        trained = partition_among(user, pool, column)[:, None]
+        return masked_softmax_loss(torch.cat((made, trained), dim=1), functional.pad(met, (0, 1)))
+
+    def _cycle_item(self, made: Tensor, items: np.ndarray) -> Tensor:
+        """Generated vectors float [Q, D] of `items` against the trained ones, among trained ones."""
+        original, temperature = self.model.item_table[self._tensor(items)], self.config.temperature
+        candidates, column, offset = self._item_candidates(items, made, POOL, self.everyone)
+        return cycle_loss(made, original, candidates, column, temperature=temperature, offset=offset)
 
     def _against_rivals(
         self, batch: Batch, rows: np.ndarray, generated: Tensor, user: Tensor, log_partition: Tensor
@@ -310,16 +321,6 @@ class Objective:
             own = (asked[name] * target).sum(2)
             losses[name] = (torch.cat((own[..., None], scores), 2).logsumexp(2) - own).mean()
         return losses
-
-    def _trained_items(self, own: np.ndarray, most: int = 4096) -> tuple[Tensor, Tensor]:
-        """Trained vectors [M, D] that compete with generated ones (no gradient), and where each
-        row's own item is among them, bool [Q, M]."""
-        table = self.model.item_table.detach()
-        if len(table) <= most:
-            ids = np.arange(len(table))
-        else:
-            ids = np.unique(self.rng.integers(len(table), size=most))
-        return table[self._tensor(ids)], self._tensor(own[:, None] == ids)
 
     def _remade_users(self, batch: Batch, users: Live, items: Live) -> dict[str, Tensor]:
         """User cycle: F over the items as they were before this user came, against F over E.

@@ -134,7 +134,9 @@ def test_uniform_negatives_are_what_they_were_before_samplers() -> None:
         torch.from_numpy(column),
         offset=float(np.log(10 / len(drawn))),
     )
-    candidates, columns, offset = made._item_candidates(items, table[items])
+    candidates, columns, offset = made._item_candidates(
+        items, table[items], made.config.negatives, made.sampler
+    )
     after = softmax_loss(table[items], table[items], candidates, columns, offset=offset)
     assert torch.equal(torch.from_numpy(column), columns)
     assert torch.equal(before[0], after[0])

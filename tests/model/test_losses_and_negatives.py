@@ -16,6 +16,7 @@ from duality.model.losses import (
     cycle_loss,
     log_partition,
     masked_softmax_loss,
+    partition_among,
     softmax_loss,
 )
 from duality.model.rivals import REACH, Rivals
@@ -77,16 +78,49 @@ def test_the_log_partition_is_that_of_all_candidates_however_it_is_cut(
 def test_cycle_loss_is_small_for_a_perfect_round_trip_and_log_m_by_chance() -> None:
     original = torch.eye(8)
     targets = torch.arange(8)
-    assert cycle_loss(3 * original, original, targets, temperature=0.07) < 1e-4
-    by_chance = cycle_loss(torch.ones(8, 8), original, targets, temperature=0.07)
+    assert cycle_loss(3 * original, original, original, targets, temperature=0.07) < 1e-4
+    by_chance = cycle_loss(torch.ones(8, 8), original, original, targets, temperature=0.07)
     torch.testing.assert_close(by_chance, torch.tensor(np.log(8.0), dtype=torch.float32))
     rebuilt = torch.randn(8, 8, requires_grad=True)
     table = torch.randn(8, 8, requires_grad=True)
-    cycle_loss(rebuilt, table, targets, temperature=0.07).backward()
+    cycle_loss(rebuilt, table, table, targets, temperature=0.07).backward()
     assert rebuilt.grad is not None
     assert table.grad is None
     with pytest.raises(ValueError, match="temperature"):
-        cycle_loss(original, original, targets, temperature=0.0)
+        cycle_loss(original, original, original, targets, temperature=0.0)
+
+
+def test_a_cycle_among_drawn_items_counts_the_original_once_whether_or_not_it_was_drawn() -> None:
+    rebuilt, table = torch.randn(3, 5, dtype=torch.float64), torch.randn(9, 5, dtype=torch.float64)
+    drawn, original = table[[0, 2, 4, 6]], table[[2, 7, 6]]
+    columns = torch.tensor([1, -1, 3])
+    found = cycle_loss(rebuilt, original, drawn, columns, temperature=0.1, offset=0.5)
+    cosine = torch.nn.functional.cosine_similarity
+    expected = []
+    for row in range(3):
+        own = cosine(rebuilt[row], original[row], dim=0) / 0.1
+        others = [
+            cosine(rebuilt[row], drawn[m], dim=0) / 0.1 + 0.5 for m in range(4) if m != int(columns[row])
+        ]
+        expected.append(torch.stack([own, *others]).logsumexp(0) - own)
+    torch.testing.assert_close(found, torch.stack(expected).mean())
+
+
+@pytest.mark.parametrize("scores", [1, 1 << 20])
+def test_a_partition_among_candidates_and_its_slope_however_it_is_cut(
+    scores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SCORES, "cpu", scores)
+    queries = torch.randn(300, 4, dtype=torch.float64, requires_grad=True)
+    candidates = 3 * torch.randn(7, 4, dtype=torch.float64)
+    columns = torch.arange(300) % 8 - 1
+    found = partition_among(queries, candidates, columns)
+    allowed = torch.arange(7) != columns[:, None]
+    expected = (queries @ candidates.T).masked_fill(~allowed, -torch.inf).logsumexp(1)
+    torch.testing.assert_close(found, expected)
+    weights = torch.randn(300, dtype=torch.float64)
+    ours, theirs = (torch.autograd.grad((weights * value).sum(), queries)[0] for value in (found, expected))
+    torch.testing.assert_close(ours, theirs)
 
 
 @given(st.integers(0, 60))
