@@ -20,7 +20,7 @@ from duality.embeddings import ROWS, layout_of, stored_generated, stored_users
 from duality.encoders.base import Layout
 from duality.evaluation.queries import ITEM_TO_USER, USER_TO_ITEM, Queries
 from duality.generated import group_of
-from duality.workflows.scorers import States
+from duality.workflows.scorers import Lately, States
 
 # What was given to the vectors of its rows that are not empty: float32 [C, D + 3], stored form.
 Make = Callable[[States, Histories], np.ndarray]
@@ -55,6 +55,9 @@ class GivenItems:
 class GivenUsers:
     """Users that were given items are made of them, the others from their own histories.
 
+    Items have their popularity of the moment, as in an index. How active users are plays no part: those that are
+    given items have no other events.
+
     Args:
         name: in results.
         given: first items of some users.
@@ -63,6 +66,7 @@ class GivenUsers:
 
     def __init__(self, name: str, states: States, given: Histories, make: Make) -> None:
         self.name, self.states, self.given, self._make = name, states, given, make
+        self._lately = Lately(states, USER_TO_ITEM)
 
     @cached_property
     def owners(self) -> np.ndarray:
@@ -77,7 +81,8 @@ class GivenUsers:
     def score(self, queries: Queries, rows: slice, direction: str) -> np.ndarray:
         """float32 [B, I] or [B, U]."""
         if direction == USER_TO_ITEM:
-            return self.users[np.searchsorted(self.owners, queries.user[rows])] @ self.states.items.T
+            users = self.users[np.searchsorted(self.owners, queries.user[rows])]
+            return users @ self.states.items.T + self._lately.bias(queries, rows)
         vectors = self.states.items_before(queries, rows)
         scores = self.states.user_scores(vectors, queries, rows)
         scores[:, self.owners] = vectors @ self.users.T

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from duality.data.dataset import Dataset
 from duality.data.histories import Histories, item_histories, user_histories
@@ -23,7 +24,7 @@ from duality.workflows.cold_controls import (
 )
 from duality.workflows.cold_scorers import GivenItems, GivenUsers
 from duality.workflows.pooling import ItemMeans, Weighed, centred_means, log_odds
-from duality.workflows.scorers import States
+from duality.workflows.scorers import Lately, States
 
 FIRST = 3
 
@@ -179,6 +180,7 @@ def test_weights_of_users_are_the_likeliest(states: States) -> None:
 
 
 def test_a_pooled_user_scores_as_the_index_would(states: States, first_items: Histories) -> None:
+    states.model.popularity.copy_(torch.tensor((0.5, 3600.0)))
     control = GivenUsers("centred_mean", states, first_items, pooled_users)
     dataset, owners = states.dataset, control.owners
     assert dataset.event_time is not None
@@ -188,6 +190,9 @@ def test_a_pooled_user_scores_as_the_index_would(states: States, first_items: Hi
     )
     rows = control.users[np.searchsorted(owners, queries.user)]
     items = control.score(queries, slice(0, 4), DIRECTIONS[0])
-    np.testing.assert_allclose(items, rows @ states.items.T, atol=1e-5)
+    popularity = Lately(states, DIRECTIONS[0]).bias(queries, slice(0, 4))
+    states.model.popularity.zero_()
+    assert np.ptp(popularity, axis=1).min() > 0
+    np.testing.assert_allclose(items, rows @ states.items.T + popularity, atol=1e-5)
     users = control.score(queries, slice(0, 4), DIRECTIONS[1])
     np.testing.assert_allclose(users[:, owners], states.items[queries.item] @ control.users.T, atol=1e-4)
