@@ -8,12 +8,13 @@ events given, F/cold-item/SEED.json the means for 1, 3, 5 and 10. Likewise `cold
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from duality.data.dataset import Dataset
 from duality.data.splits import split_named
@@ -27,7 +28,7 @@ from duality.workflows.cold import HEADLINE, evaluate_cold
 from duality.workflows.recipe import load_recipe
 from duality.workflows.scorers import States
 from duality.workflows.train import train, world_of
-from study.ceiling import TrainedAfterAll
+from study.ceiling import TrainedAfterAll, embeddings_after_all
 from study.printing import judged_together, print_table
 from study.training import SETTINGS
 
@@ -56,7 +57,6 @@ def measure_cold(data: Path, folder: Path, seeds: Sequence[int], split_name: str
     torch.set_num_threads(num_threads())
     dataset = Dataset.open(data)
     split = split_named(dataset, split_name)
-    ceiling = _ceiling if split_name == "cold-item" else None
     world = world_of(dataset, split, "test")
     for seed in seeds:
         out = folder / split.name / f"{seed}.npz"
@@ -65,6 +65,7 @@ def measure_cold(data: Path, folder: Path, seeds: Sequence[int], split_name: str
         values: dict[str, np.ndarray] = {}
         means: dict[str, Any] = {}
         for name in NAMES:
+            ceiling = _ceiling() if (split_name, name) == ("cold-item", "joint") else None
             model = ModelFolder.open(folder / split.name / "models" / f"{name}-{seed}")
             for direction in DIRECTIONS:
                 part, (found, _, _) = evaluate_cold(
@@ -88,8 +89,16 @@ def measure_cold(data: Path, folder: Path, seeds: Sequence[int], split_name: str
         out.with_suffix(".json").write_text(json.dumps(means, indent=1), encoding="utf-8")
 
 
-def _ceiling(states: States, asked: ColdQueries) -> list[Scorer]:
-    return [TrainedAfterAll(states, asked)]
+def _ceiling() -> Callable[[States, ColdQueries], list[Scorer]]:
+    """Makes the ceiling of one model, whose vectors are fitted once."""
+    fitted: list[Tensor] = []
+
+    def make(states: States, asked: ColdQueries) -> list[Scorer]:
+        if not fitted:
+            fitted.append(embeddings_after_all(states, asked))
+        return [TrainedAfterAll(states, asked, fitted[0])]
+
+    return make
 
 
 def _called(model: str, scorer: str) -> str:
