@@ -28,11 +28,13 @@ class Layout:
             neighbours, so a batch sorted by length is computed in the fewest calls.
         times: int64 [P], when each row happened, in microseconds; None where nobody knows.
         asked: int64 [P], when each state is asked for; None: at once.
+        owners: int [P], the user (or item) whose history each row belongs to; None where nobody knows.
     """
 
     lengths: np.ndarray
     times: np.ndarray | None = None
     asked: np.ndarray | None = None
+    owners: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if len(self.lengths) and self.lengths.min() < 1:
@@ -75,7 +77,7 @@ class Layout:
         pieces = -(-self.lengths // most)
         lengths = np.full(pieces.sum(), most, dtype=np.int64)
         lengths[np.cumsum(pieces) - pieces] = self.lengths - (pieces - 1) * most
-        return Layout(lengths, self.times, self.asked)
+        return Layout(lengths, self.times, self.asked, self.owners)
 
     def part(self, first: int, last: int) -> Layout:
         """Sequences `first` to `last`, that one not among them."""
@@ -83,8 +85,8 @@ class Layout:
 
     def rows(self, lengths: np.ndarray, chosen: np.ndarray) -> Layout:
         """Sequences of these lengths made of chosen rows, int64 [N]."""
-        times, asked = (None if kept is None else kept[chosen] for kept in (self.times, self.asked))
-        return Layout(lengths, times, asked)
+        columns = (self.times, self.asked, self.owners)
+        return Layout(lengths, *(None if column is None else column[chosen] for column in columns))
 
 
 class Encoder(nn.Module):

@@ -1,8 +1,9 @@
 """The model folder: weights, configuration and the ids its rows stand for.
 
-config.json          shape, settings, data fingerprint, split, metrics
+config.json          shape, settings, data fingerprint, split, metrics, what attributes it knows
 model.safetensors    weights
 items.ids.*          external id of each row of the item table
+users.ids.*          the same for users, if the model knows attributes of theirs
 metrics.json         validation of the best epoch
 log.jsonl            one line per epoch
 README.md            card: data, protocol, numbers
@@ -13,17 +14,23 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import load_file, save_file
 
 from duality.artifacts import atomic_file, checksum, read_json, write_json
 from duality.config import validate
+from duality.data.coding import Coded, Vocabulary
 from duality.data.ids import Ids
 from duality.errors import DamageError, InputError
+from duality.model.attributes import codes_in
 from duality.model.two_sided import ModelConfig, TwoSided
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 FORMAT = 3
+USER_CODES, ITEM_CODES = "user_attributes", "parametrizations.item_table.0.attributes"
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,14 +70,29 @@ class ModelFolder:
         weights = self.path / "model.safetensors"
         if not weights.exists() or checksum(weights) != self.config["weights_sha256"]:
             raise DamageError(f"{weights} is missing or damaged: train again")
+        tensors = load_file(weights)
         model = TwoSided(
-            self.config["num_items"], validate(ModelConfig, self.config["model"], source=str(self.path))
+            self.config["num_items"],
+            validate(ModelConfig, self.config["model"], source=str(self.path)),
+            users=codes_in(tensors, USER_CODES),
+            items=codes_in(tensors, ITEM_CODES),
         )
-        model.load_state_dict(load_file(weights))
+        model.load_state_dict(tensors)
         return model.eval()
 
+    def codes(self, side: str, table: pa.Table) -> Coded | None:
+        """Codes of everybody in a table of users or items, by the vocabulary of training; None if it has none."""
+        known = self.config.get("vocabulary", {}).get(side)
+        return Vocabulary.from_json(known).codes(table, Ids.open(self.path, side)) if known else None
 
-def save_model(folder: Path, model: TwoSided, *, ids_from: Path, config: dict[str, Any]) -> ModelFolder:
+
+def save_model(
+    folder: Path,
+    model: TwoSided,
+    *,
+    ids_from: Path,
+    config: dict[str, Any],
+) -> ModelFolder:
     """Write weights, ids and configuration; `config.json` goes last and makes the model current.
 
     Args:
@@ -83,7 +105,8 @@ def save_model(folder: Path, model: TwoSided, *, ids_from: Path, config: dict[st
     weights = folder / "model.safetensors"
     with atomic_file(weights) as temporary:
         save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, temporary)
-    for source in ids_from.glob("items.ids.*"):
+    sides = ("items", "users") if config.get("vocabulary", {}).get("users") else ("items",)
+    for source in (file for side in sides for file in ids_from.glob(f"{side}.ids.*")):
         with atomic_file(folder / source.name) as temporary:
             shutil.copyfile(source, temporary)
     digest = checksum(weights)

@@ -25,9 +25,11 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
 from duality.config import Config
+from duality.data.coding import Coded
 from duality.encoders.base import Encoder, Layout, prefix_states, states_at
 from duality.encoders.registry import EncoderConfig, make_encoder, with_name
 from duality.encoders.transformer import TransformerConfig
+from duality.model.attributes import AttributeVectors, Composed, OwnerVectors
 from duality.model.cosine import Length, raw
 from duality.model.gaps import TimeGaps
 from duality.model.losses import log_partition
@@ -46,6 +48,11 @@ class ModelConfig(Config):
     learn_temperature: bool = False
     # Histories whose rows also know how long after the row before they happened.
     time_gaps: Literal["none", "users", "items", "both"] = "none"
+    # Columns of the users and items tables that histories know of their owner, and items are made of; `id` is a
+    # vector of the owner's own.
+    user_attributes: tuple[str, ...] = ()
+    item_attributes: tuple[str, ...] = ()
+    owner_dropout: float = Field(default=0.5, ge=0, lt=1)  # share of histories that train without their owner
 
     _names = field_validator("user_encoder", "item_encoder", mode="before")(with_name)
 
@@ -59,7 +66,10 @@ class TwoSided(nn.Module):
     popularity: Tensor
     activity: Tensor
 
-    def __init__(self, num_items: int, config: ModelConfig) -> None:
+    def __init__(
+        self, num_items: int, config: ModelConfig, *, users: Coded | None = None, items: Coded | None = None
+    ) -> None:
+        """`users` and `items` are the codes of their attributes, if the configuration names any."""
         super().__init__()
         self.config = config
         dim = config.dim
@@ -73,6 +83,11 @@ class TwoSided(nn.Module):
         asked = config.time_gaps
         self.user_gaps = TimeGaps(dim) if asked in ("users", "both") else None
         self.item_gaps = TimeGaps(dim) if asked in ("items", "both") else None
+        self.user_attributes = None if users is None else AttributeVectors(users, dim)
+        self.user_owner = None if users is None else OwnerVectors(dim, config.owner_dropout)
+        self.item_owner = None if items is None else OwnerVectors(dim, config.owner_dropout)
+        if items is not None:
+            register_parametrization(self, "item_table", Composed(AttributeVectors(items, dim)))
         # G starts as the centred mean of the item's users, the strongest simple control, and learns
         # what to change about it. From nothing it is behind after 300 steps (LOG.md, 2026-11-21).
         self.item_pool = nn.Linear(dim, dim, bias=False)
@@ -116,9 +131,18 @@ class TwoSided(nn.Module):
         return self.user_encoder if self.item_encoder is None else self.item_encoder
 
     def user_rows(self, item_vectors: Tensor, layout: Layout | None) -> Tensor:
-        """What F reads, float [P, D]: item vectors of about unit variance, with their time gaps if these are asked for."""
+        """What F reads, float [P, D]: item vectors of about unit variance, with their owner and time gaps if these are
+        asked for."""
         rows = item_vectors * math.sqrt(self.dim)
+        if self.user_owner is not None and self.user_attributes is not None:
+            rows = self.user_owner(rows, layout, self.user_attributes)
         return rows if self.user_gaps is None else self.user_gaps(rows, layout)
+
+    @property
+    def item_attributes(self) -> AttributeVectors | None:
+        """What attributes add to the item table, if they do."""
+        found = next((part for part in self.modules() if isinstance(part, Composed)), None)
+        return None if found is None else found.attributes
 
     def user_states(
         self, item_vectors: Tensor, layout: Layout, *, prefixes: bool = False, at: np.ndarray | None = None
@@ -175,6 +199,9 @@ class TwoSided(nn.Module):
         """
         centred, number = user_states - self.population_mean, layout.positions + 1
         rows = centred if self.item_gaps is None else self.item_gaps(centred, layout)
+        attributes = self.item_attributes
+        if self.item_owner is not None and attributes is not None:
+            rows = self.item_owner(rows, layout, attributes)
         encoded = self._encoded(self.item_side, rows, layout, prefixes, at)
         means = running_means(centred, layout)
         if at is not None:
@@ -210,13 +237,25 @@ class TwoSided(nn.Module):
         with torch.no_grad():
             return log_partition(states, self.item_table[: self.fitted])
 
-    def grow(self, num_items: int) -> None:
-        """Make room for items that came after training: each starts as the item without users."""
+    def grow(self, num_items: int, *, users: Coded | None = None, items: Coded | None = None) -> None:
+        """Make room for items that came after training: each starts as the item without users, or, where items
+        are made of attributes, as the mean of all but for its own. `users` and `items` are the codes of everybody now."""
         table = raw(self, "item_table")
         more = num_items - len(table)
-        empty = self.empty_item.detach()[: self.dim].expand(more, -1)
-        table.data = torch.cat((table.data, empty))
+        start = self.empty_item.detach()[: self.dim] if self.item_owner is None else self._mean_row()
+        table.data = torch.cat((table.data, start.expand(more, -1)))
         self.trained = torch.cat((self.trained, self.trained.new_zeros(more)))
+        for attributes, coded in ((self.user_attributes, users), (self.item_attributes, items)):
+            if attributes is not None and coded is not None:
+                attributes.grow(coded)
+
+    def settle(self) -> None:
+        """Where items are made of attributes, one that training never saw is the mean of all but for these."""
+        if self.item_owner is not None:
+            raw(self, "item_table").data[~self.trained] = self._mean_row()
+
+    def _mean_row(self) -> Tensor:
+        return raw(self, "item_table").data[: len(self.trained)][self.trained].mean(0)
 
 
 def running_means(rows: Tensor, layout: Layout) -> Tensor:

@@ -233,7 +233,7 @@ class Trainer:
         is_user = histories is self.users
         member = self.events.item[rows] if is_user else self.events.user[rows]
         when = None if self.events.time is None else self.events.time[rows]
-        return Batch(rows, owner, member.astype(np.int64), Layout(lengths, when))
+        return Batch(rows, owner, member.astype(np.int64), Layout(lengths, when, owners=owner))
 
     def _finish_epoch(
         self, losses: dict[str, float], metrics: dict[str, float], started: float, trained: float
@@ -294,6 +294,7 @@ def _by_side(model: TwoSided) -> list[list[torch.nn.Parameter]]:
         "item_level.",
         "item_partition.",
         "item_gaps.",
+        "item_owner.",
         "empty_item",
     )
     items = [p for name, p in named if name.startswith(of_items)]
@@ -301,7 +302,12 @@ def _by_side(model: TwoSided) -> list[list[torch.nn.Parameter]]:
 
 
 def _parameter_groups(model: TwoSided, weight_decay: float) -> list[dict[str, Any]]:
-    """Decay for matrices; none for the item table (rare items would fade), norms and biases."""
-    matrices = [p for n, p in model.named_parameters() if p.dim() > 1 and "item_table" not in n]
-    others = [p for n, p in model.named_parameters() if p.dim() <= 1 or "item_table" in n]
+    """Decay for matrices; none for the vectors of items and attributes (rare ones would fade), norms and biases."""
+    named = list(model.named_parameters())
+    decayed = [
+        p.dim() > 1 and "item_table" not in n and not n.startswith("user_attributes") for n, p in named
+    ]
+    matrices, others = (
+        [p for (_, p), d in zip(named, decayed, strict=True) if d is want] for want in (True, False)
+    )
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]

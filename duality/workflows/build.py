@@ -18,6 +18,7 @@ from duality.index.spec import load_spec
 from duality.model.folder import ModelFolder
 from duality.model.two_sided import TwoSided
 from duality.runtime import num_threads, say
+from duality.workflows.attributes import codes_for
 from duality.workflows.train import dataset_of
 
 
@@ -89,5 +90,6 @@ def model_for(folder: ModelFolder, dataset: Dataset) -> TwoSided:
             f"{dataset.path} has other items than the model {folder.path} was trained on: "
             "train on this dataset, or pass the one the model knows with --data"
         )
-    model.grow(dataset.num_items)
+    if not same:
+        model.grow(dataset.num_items, **codes_for(folder, dataset))
     return model

@@ -98,7 +98,9 @@ def encoded_items(states: States, given: Histories) -> np.ndarray:
     def encode(events: np.ndarray, layout: Layout) -> torch.Tensor:
         return states.model.item_states(before[torch.from_numpy(place[events])], layout)
 
-    made = _last_states(states, given, encode, states.model.empty_item)[:, : states.model.dim]
+    made = _last_states(states, given, states.dataset.event_item, encode, states.model.empty_item)[
+        :, : states.model.dim
+    ]
     lengths = given.lengths[given.lengths > 0]
     return stored_generated(made, states.made[2][group_of(lengths)])
 
@@ -110,13 +112,16 @@ def encoded_users(states: States, given: Histories) -> np.ndarray:
         items = states.dataset.event_item[events].astype(np.int64)
         return states.model.user_states(states.vectors[torch.from_numpy(items)], layout)
 
-    return stored_users(states.model, _last_states(states, given, encode, states.model.empty_user))
+    return stored_users(
+        states.model, _last_states(states, given, states.dataset.event_user, encode, states.model.empty_user)
+    )
 
 
 @torch.inference_mode()
 def _last_states(
     states: States,
     given: Histories,
+    owner: np.ndarray,
     encode: Callable[[np.ndarray, Layout], torch.Tensor],
     empty: torch.Tensor,
 ) -> torch.Tensor:
@@ -124,6 +129,6 @@ def _last_states(
     found = empty.detach().repeat(given.num_owners, 1)
     for owners in row_batches(given, ROWS):
         events, lengths = given.packed(owners)
-        layout = layout_of(states.dataset, events, lengths)
+        layout = layout_of(states.dataset, events, lengths, owner)
         found[torch.from_numpy(owners)] = encode(events, layout)[torch.from_numpy(layout.last_rows)]
     return found[torch.from_numpy(np.flatnonzero(given.lengths))]

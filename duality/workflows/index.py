@@ -70,7 +70,7 @@ class Index:
 
     def _forget(self) -> None:
         """Look at what the manifest names again when it is next asked for."""
-        for name in ("dataset", "model", "_model_folder", "calibration"):
+        for name in ("dataset", "model", "model_folder", "calibration"):
             self.__dict__.pop(name, None)
 
     @property
@@ -299,7 +299,7 @@ class Index:
 
         vectors = _of_model(self.items, items, self.model.dim)
         # Histories are made of trained vectors as training had them; what is stored may be a mixture.
-        rows = np.asarray(self._model_folder.item_ids.find(items), np.int64)
+        rows = np.asarray(self.model_folder.item_ids.find(items), np.int64)
         trained = (rows >= 0) & self.model.trained.numpy()[rows]
         vectors[trained] = self.model.item_table.detach().numpy()[rows[trained]]
         return encode_history(self.model, vectors)[None]
@@ -320,10 +320,10 @@ class Index:
             InputError: there was none, or the folder holds another one now.
             DamageError: its weights are damaged.
         """
-        return self._model_folder.load()
+        return self.model_folder.load()
 
     @cached_property
-    def _model_folder(self) -> ModelFolder:
+    def model_folder(self) -> ModelFolder:
         from duality.model.folder import ModelFolder
 
         recorded = self.pair.manifest.get("model")

@@ -26,6 +26,7 @@ from duality.model.two_sided import TwoSided
 from duality.runtime import num_threads, say
 from duality.training.checkpoint import FOLDER, TrainState
 from duality.training.loop import BANKS, Events, Trainer
+from duality.workflows.attributes import Attributes
 from duality.workflows.card import model_card
 from duality.workflows.choosing import choose
 from duality.workflows.recipe import Recipe
@@ -51,13 +52,14 @@ def train(
         `model`, `epochs`, `best_epoch`, `validation`, `seconds`, `positions_per_second`.
 
     Raises:
-        InputError: unknown device, or nothing to resume.
+        InputError: unknown device or attribute, or nothing to resume.
         TrainingError: a loss is not finite, or there is nothing to train on.
     """
     torch.set_num_threads(num_threads())
     dataset = Dataset.open(data)
     split = split_named(dataset, recipe.split.name)
-    trainer = _trainer(dataset, split, recipe, out, _device(device))
+    attributes = Attributes.fit(dataset, split, recipe.model)
+    trainer = _trainer(dataset, split, recipe, attributes, out, _device(device))
     if resume:
         trainer.resume()
         say(f"resuming after epoch {trainer.state.epoch}")
@@ -69,13 +71,14 @@ def train(
         lambda model: validation(model, dataset, world, [(USER_TO_ITEM, sample)], METRICS[:2])
     )
     model = trainer.model.cpu()
+    model.settle()
     asked = {d: make_queries(world, split.hidden("validation"), d) for d in DIRECTIONS}
     some = {d: _some(queries, VALIDATION_QUERIES) for d, queries in asked.items()}
     states = States(model, dataset, world.visible)
     chosen = choose(states, world, some, recipe.choose, generates=trainer.two_sided)
     metrics = validation(model, dataset, world, list(asked.items()), METRICS)
     document = {**_document(out, state, metrics), **chosen}
-    _save(out, model, dataset, split, recipe, document, state)
+    _save(out, model, dataset, split, recipe, attributes, document, state)
     return document
 
 
@@ -112,7 +115,9 @@ def validation(
     return values
 
 
-def _trainer(dataset: Dataset, split: Split, recipe: Recipe, out: Path, device: str) -> Trainer:
+def _trainer(
+    dataset: Dataset, split: Split, recipe: Recipe, attributes: Attributes, out: Path, device: str
+) -> Trainer:
     torch.manual_seed(recipe.train.seed)
     config = recipe.model
     if not dataset.timed:
@@ -125,7 +130,7 @@ def _trainer(dataset: Dataset, split: Split, recipe: Recipe, out: Path, device: 
         unordered = config.item_encoder.model_copy(update={"positions": "none"})
         config = config.model_copy(update={"item_encoder": unordered})
         say("this log has an order per user but no time: the item side treats its users as a set")
-    model = TwoSided(dataset.num_items, config)
+    model = TwoSided(dataset.num_items, config, **attributes.codes)
     model.trained.copy_(
         torch.from_numpy(np.bincount(dataset.event_item[split.train], minlength=dataset.num_items) > 0)
     )
@@ -181,6 +186,7 @@ def _save(
     dataset: Dataset,
     split: Split,
     recipe: Recipe,
+    attributes: Attributes,
     document: dict[str, Any],
     state: TrainState,
 ) -> None:
@@ -194,7 +200,12 @@ def _save(
         "timed": dataset.timed,
     }
     settings = recipe.model_dump(include={"split", "loss", "train"})
-    save_model(out, model, ids_from=dataset.path, config={"data": data, **settings})
+    save_model(
+        out,
+        model,
+        ids_from=dataset.path,
+        config={"data": data, "vocabulary": attributes.to_json(), **settings},
+    )
     write_json(out / "metrics.json", {**document, "history": state.history})
     with atomic_file(out / "README.md") as temporary:
         temporary.write_text(model_card(ModelFolder.open(out).config, document), encoding="utf-8")

@@ -32,6 +32,7 @@ from duality.generated import recorded_weights
 from duality.index.lock import WriterLock
 from duality.index.recording import record_dataset
 from duality.runtime import num_threads
+from duality.workflows.attributes import codes_for
 from duality.workflows.fresh_vectors import (
     Vectors,
     mixed_vectors,
@@ -77,7 +78,7 @@ def update(index: Index, events: Any, *, data: Path | None = None, **reading: An
     at, model = _recorded(index), index.model
     appended, dataset, changed = _append(index, events, data, at, reading)
     users, items = changed
-    model.grow(dataset.num_items)
+    model.grow(dataset.num_items, **codes_for(index.model_folder, dataset))
     written = _to_write(index, model, dataset, items)
     _upsert_items(index, model, dataset, written)
     _upsert_users(index, model, dataset, users)

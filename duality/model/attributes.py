@@ -1,0 +1,106 @@
+"""Attributes as vectors: what an item's vector is made of beside its own row, and who a history belongs to.
+
+An item is its own row of the table plus the vectors of its attributes, so that one nobody has met yet is not unknown.
+A history's rows know its owner: F those of the user, G those of the item. The attribute `id` is a vector of the
+owner's own. Owners that training did not know have nothing to add, and training leaves a share of
+them out, so that the encoders can do without.
+
+Shapes: N rows of a side, C codes, V values, P packed rows, D dimensions.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from duality.data.coding import Coded
+from duality.encoders.base import Layout
+
+
+class AttributeVectors(nn.Module):
+    """Sum over columns of the mean vector of a row's values: all zero at the start."""
+
+    indptr: Tensor
+    code: Tensor
+    weight: Tensor
+
+    def __init__(self, coded: Coded, dim: int) -> None:
+        super().__init__()
+        self.vectors = nn.Parameter(torch.zeros(coded.size, dim))
+        for name in ("indptr", "code", "weight"):
+            self.register_buffer(name, torch.from_numpy(getattr(coded, name)))
+
+    def forward(self) -> Tensor:
+        """Of every row, float [N, D]."""
+        return self._bags(self.code, self.weight, self.indptr[:-1])
+
+    def of(self, rows: Tensor) -> Tensor:
+        """Of rows int64 [n], float [n, D]; 0 for rows that are not known."""
+        known = torch.nonzero((rows >= 0) & (rows < len(self.indptr) - 1)).squeeze(1)
+        start = self.indptr[rows[known]]
+        lengths = self.indptr[rows[known] + 1] - start
+        first = lengths.cumsum(0) - lengths
+        inside = torch.arange(int(lengths.sum()), device=rows.device) - first.repeat_interleave(lengths)
+        place = start.repeat_interleave(lengths) + inside
+        bags = self._bags(self.code[place], self.weight[place], first)
+        return bags.new_zeros(len(rows), bags.shape[1]).index_copy(0, known, bags)
+
+    def _bags(self, code: Tensor, weight: Tensor, first: Tensor) -> Tensor:
+        if not len(code):
+            return self.vectors.new_zeros(len(first), self.vectors.shape[1])
+        return functional.embedding_bag(
+            code, self.vectors, first, mode="sum", per_sample_weights=weight.to(self.vectors.dtype)
+        )
+
+    def grow(self, coded: Coded) -> None:
+        """Know the rows of a larger side; values stay those of training."""
+        for name in ("indptr", "code", "weight"):
+            setattr(self, name, torch.from_numpy(getattr(coded, name)).to(self.vectors.device))
+
+
+class Composed(nn.Module):
+    """An item table float [I, D] with what attributes add to its rows; a parametrization of the table."""
+
+    def __init__(self, attributes: AttributeVectors) -> None:
+        super().__init__()
+        self.attributes = attributes
+
+    def forward(self, table: Tensor) -> Tensor:
+        added: Tensor = self.attributes()
+        return table + functional.pad(added, (0, 0, 0, len(table) - len(added)))
+
+
+class OwnerVectors(nn.Module):
+    """What a history's rows know of its owner.
+
+    Args:
+        dim: D.
+        dropout: share of the histories that train without.
+    """
+
+    def __init__(self, dim: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.map = nn.Linear(dim, dim, bias=False)
+        nn.init.eye_(self.map.weight)
+
+    def forward(self, rows: Tensor, layout: Layout | None, attributes: AttributeVectors) -> Tensor:
+        """Rows float [P, D] with the owners' vectors; those of a layout without owners stay as they are."""
+        if layout is None or layout.owners is None or not len(rows):
+            return rows
+        owners = torch.from_numpy(np.asarray(layout.owners)[layout.offsets[:-1]].astype(np.int64))
+        vectors = attributes.of(owners.to(rows.device))
+        if self.training and self.dropout:
+            vectors = vectors * (torch.rand(len(vectors), 1, device=rows.device) >= self.dropout)
+        lengths = torch.from_numpy(layout.lengths).to(rows.device)
+        return rows + self.map(vectors).to(rows.dtype).repeat_interleave(lengths, 0)
+
+
+def codes_in(weights: dict[str, Tensor], prefix: str) -> Coded | None:
+    """The codes among a model's stored tensors, if it has any."""
+    if f"{prefix}.code" not in weights:
+        return None
+    indptr, code, weight = (weights[f"{prefix}.{name}"].numpy() for name in ("indptr", "code", "weight"))
+    return Coded(indptr, code, weight, len(weights[f"{prefix}.vectors"]))

@@ -1,0 +1,55 @@
+"""Attributes that a model knows: which values there are, and the codes of a dataset's users and items."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from duality.data.coding import Coded, Vocabulary
+from duality.data.dataset import Dataset
+from duality.data.split import Split
+from duality.model.folder import ModelFolder
+from duality.model.two_sided import ModelConfig
+
+
+@dataclass(frozen=True, eq=False)
+class Attributes:
+    """Of both sides: what is known, and the codes of everybody; None for a side without."""
+
+    vocabulary: dict[str, Vocabulary]
+    codes: dict[str, Coded]
+
+    @classmethod
+    def fit(cls, dataset: Dataset, split: Split, config: ModelConfig) -> Attributes:
+        """Of the columns that a configuration names, as the training events' users and items have them.
+
+        Raises:
+            InputError: no such column, or nothing in it to learn from.
+        """
+        named = {"users": config.user_attributes, "items": config.item_attributes}
+        trained = {
+            "users": np.bincount(dataset.event_user[split.train], minlength=dataset.num_users) > 0,
+            "items": np.bincount(dataset.event_item[split.train], minlength=dataset.num_items) > 0,
+        }
+        tables = {side: _table(dataset, side) for side, names in named.items() if names}
+        vocabulary = {
+            side: Vocabulary.fit(table, named[side], trained[side], side=side)
+            for side, table in tables.items()
+        }
+        return cls(vocabulary, {side: known.codes(tables[side]) for side, known in vocabulary.items()})
+
+    def to_json(self) -> dict[str, Any]:
+        """Vocabularies by side."""
+        return {side: known.to_json() for side, known in self.vocabulary.items()}
+
+
+def codes_for(folder: ModelFolder, dataset: Dataset) -> dict[str, Coded | None]:
+    """Codes of a dataset's users and items by the vocabulary of a model; None for a side without."""
+    known = folder.config.get("vocabulary", {})
+    return {side: folder.codes(side, _table(dataset, side)) for side in known}
+
+
+def _table(dataset: Dataset, side: str) -> Any:
+    return dataset.users() if side == "users" else dataset.items()
