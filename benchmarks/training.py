@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from duality.data.dataset import Dataset
 from duality.data.histories import Histories, user_histories
 from duality.data.splits import split_named
-from duality.model.objective import LossConfig
+from duality.model.loss_config import LossConfig
 from duality.model.two_sided import ModelConfig, TwoSided
 from duality.training.loop import Events, TrainConfig, Trainer
 

@@ -30,6 +30,11 @@ def passive_threads() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
+def leads() -> bool:
+    """Whether this process speaks and writes: the first of those that `torchrun` started, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 class Progress:
     """Progress of a loop: a bar with rate and ETA on a terminal, a plain line now and then in a log.
 
@@ -63,7 +68,7 @@ class Progress:
         """Count `steps` more and redraw if it is time."""
         self.done += steps
         now = time.monotonic()
-        if now >= self._next:
+        if now >= self._next and leads():
             self._next = now + self._every
             self._write(self.line(now, note))
 
@@ -108,5 +113,6 @@ def progress(total: int | None, label: str, *, unit: str = "rows") -> Iterator[P
 
 def say(text: str) -> None:
     """A line for the person at the terminal: stderr, so that stdout stays a document."""
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
+    if leads():
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()

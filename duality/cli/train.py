@@ -46,7 +46,8 @@ def train(
         device=device,
         resume=resume,
     )
-    emit(document, as_json, _show)
+    if document:  # of several processes the first answers
+        emit(document, as_json, _show)
 
 
 def _show(document: dict[str, Any]) -> None:

@@ -19,76 +19,26 @@ Shapes: P rows of the user batch, R rows of the item batch, Q sampled queries, D
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import field_validator, model_validator
 from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
-from duality.config import Config
 from duality.encoders.base import Encoder, Layout
-from duality.errors import InputError
 from duality.model.bank import StateBank
 from duality.model.batch import Batch, forbidden_users, met_owner_by_member
 from duality.model.live import Live
+from duality.model.loss_config import LossConfig
 from duality.model.losses import cycle_loss, masked_softmax_loss, partition_among, softmax_loss
 from duality.model.negatives import draw_negatives
 from duality.model.pair_losses import gbce_power, pair_loss
+from duality.model.ranks import Alone
 from duality.model.rivals import Rivals
 from duality.model.two_sided import TwoSided
-from duality.sampler_specs import parse_sampler
 from duality.samplers import Sampler, Uniform
-
-
-class LossConfig(Config):
-    """`[loss]` of a recipe: weights, sample sizes, temperatures. A weight of 0 skips the term."""
-
-    next_item: float = 1.0
-    users_compete: float = 0.5
-    users_compete_on: Literal["log p", "score"] = "log p"
-    next_user: float = 0.5
-    next_user_trained: float = 0.0  # the same, asked of the item's trained vector
-    items_compete: float = 0.2
-    cycle_item: float = 0.05
-    cycle_user: float = 0.1
-    negatives: int = 0  # negatives drawn per batch and shared by its rows; 0 takes every item
-    sampler: str = "uniform"  # who is drawn: uniform, popularity:BETA, batch, hard:K, mixture:W*A+W*B
-    kind: Literal["softmax", "bce", "gbce", "bpr"] = "softmax"  # of the next-item loss
-    per_positive: float = 1.0  # negatives that weigh as much as a positive in bce and gbce
-    calibration: float = 0.75  # t of gbce: 0 is bce
-    queries: int = 1024  # rows sampled for each user-side competition
-    item_queries: int = 512  # rows sampled from the item batch
-    cycle_rows: int = 2048  # rows of the user batch that are remade from generated items
-    temperature: float = 0.07  # of the cycles' cosines
-    live_users: bool = True  # whether the item side's gradients reach F and the item table
-    rivals: int = 128  # users of the same moment who compete for an item, shared by a group of queries
-    rival_groups: int = 16
-
-    @property
-    def two_sided(self) -> bool:
-        """Whether any term needs the item encoder."""
-        return any(
-            (self.next_user, self.next_user_trained, self.items_compete, self.cycle_item, self.cycle_user)
-        )
-
-    @field_validator("sampler")
-    @classmethod
-    def _known_sampler(cls, text: str) -> str:
-        try:
-            parse_sampler(text)
-        except InputError as error:
-            raise ValueError(str(error)) from None
-        return text
-
-    @model_validator(mode="after")
-    def _something_to_draw(self) -> LossConfig:
-        if self.sampler != "uniform" and self.negatives < 1:
-            raise ValueError(f"sampler {self.sampler} draws nothing while negatives is 0: set loss.negatives")
-        return self
-
 
 POOL = 4096  # trained items that generated ones compete with at most: a step's cost has a bound
 Drawn = tuple[Tensor, Tensor, Tensor]  # vectors [M, D], each row's own among them [Q] or -1, offsets [M]
@@ -104,6 +54,7 @@ class Objective:
         rng: draws negatives and query rows.
         rivals: of the next-user losses.
         sampler: of the next-item loss's negatives; uniform by default.
+        ranks: who encodes what.
     """
 
     def __init__(
@@ -116,7 +67,9 @@ class Objective:
         *,
         rivals: Rivals,
         sampler: Sampler | None = None,
+        ranks: Alone | None = None,
     ) -> None:
+        self.ranks = ranks or Alone()
         self.model, self.config, self.rng = model, config, rng
         self.everyone = Uniform(len(model.item_table))
         self.sampler = sampler or self.everyone
@@ -177,12 +130,22 @@ class Objective:
             losses |= item_losses
             if remake_users and self.config.cycle_user and len(users.layout.lengths) > 1:
                 losses |= self._remade_users(users, live_users, live_items)
-        return {name: getattr(self.config, name) * loss for name, loss in losses.items()}
+        # The next item's rows are divided among the processes, everything else is the same in all.
+        share = {"next_item": 1.0}
+        return {
+            name: getattr(self.config, name) * share.get(name, 1 / self.ranks.world) * loss
+            for name, loss in losses.items()
+        }
 
     def _user_side(self, batch: Batch) -> tuple[Live, dict[str, Tensor]]:
         vectors = self.model.item_table[self._tensor(batch.members)]
         wanted = self._wanted(self.model.user_encoder, batch.layout)
-        before = self.model.users_before(vectors, batch.layout, wanted)
+        before, own = self.ranks.encode(
+            lambda rows, layout: self.model.users_before(rows, layout, wanted),
+            vectors,
+            batch.layout,
+            self.model.empty_user,
+        )
         live = _live(batch, before, wanted)
         losses: dict[str, Tensor] = {}
         log_partition = None
@@ -190,7 +153,7 @@ class Objective:
         targets = vectors if wanted is None else vectors[asked]
         drawn = self._item_candidates(batch.members[asked], states, self.config.negatives, self.sampler)
         if self.config.next_item:
-            losses["next_item"], log_partition = self._next_item(states, targets, drawn)
+            losses["next_item"], log_partition = self._next_item(states, targets, drawn, own)
         if self.config.two_sided:
             if log_partition is None:
                 log_partition = self.model.log_partition(before)
@@ -224,11 +187,18 @@ class Objective:
         found = self.model.masked_users(vectors, batch.layout, hidden)
         return np.concatenate((live.row, hidden)), torch.cat((live.state, found))
 
-    def _next_item(self, states: Tensor, vectors: Tensor, drawn: Drawn) -> tuple[Tensor, Tensor | None]:
-        """Loss of the next item, and log Z float [P] where that comes with it."""
+    def _next_item(
+        self, states: Tensor, vectors: Tensor, drawn: Drawn, own: slice
+    ) -> tuple[Tensor, Tensor | None]:
+        """Loss of the next item over this process's own rows, as their share of all, and log Z float [P]
+        where that comes with it."""
         config, (candidates, column, offset) = self.config, drawn
+        total, states, vectors, column = len(states), states[own], vectors[own], column[own]
+        if not len(states):
+            return states.sum(), self.ranks.gather(states.new_zeros(0)) if config.kind == "softmax" else None
         if config.kind == "softmax":
-            return softmax_loss(states, vectors, candidates, column, offset=offset)
+            loss, log_partition = softmax_loss(states, vectors, candidates, column, offset=offset)
+            return loss * (len(states) / total), self.ranks.gather(log_partition)
         num_items, power = len(self.model.item_table), 1.0
         if config.kind == "gbce":
             power = gbce_power(config.per_positive, num_items, config.calibration)
@@ -242,7 +212,7 @@ class Objective:
             per_positive=config.per_positive,
             power=power,
         )
-        return loss, None
+        return loss * (len(states) / total), None
 
     def _item_candidates(self, items: np.ndarray, states: Tensor, wanted: int, sampler: Sampler) -> Drawn:
         """Items that compete for each state: vectors [M, D], the column of each row's own item
@@ -264,7 +234,13 @@ class Objective:
             incoming = incoming.detach()
         rows = self._sample_early(batch.layout, config.item_queries)
         wanted = None if self.model.item_side.causal else np.sort(rows)
-        live = _live(batch, self.model.items_before(incoming, batch.layout, wanted), wanted)
+        before, _ = self.ranks.encode(
+            lambda rows, layout: self.model.items_before(rows, layout, wanted),
+            incoming,
+            batch.layout,
+            self.model.empty_item,
+        )
+        live = _live(batch, before, wanted)
         # At the start of a window the item is unknown here, though it need not be new.
         known = np.flatnonzero(batch.layout.positions[live.row])
         self.item_bank.write(live.event[known], live.state[self._tensor(known), : self.model.dim])

@@ -26,8 +26,10 @@ from duality.encoders.base import Layout
 from duality.errors import InputError, TrainingError
 from duality.model.bank import StateBank
 from duality.model.batch import Batch
+from duality.model.loss_config import LossConfig
 from duality.model.negatives import item_sampler
-from duality.model.objective import LossConfig, Objective
+from duality.model.objective import Objective
+from duality.model.ranks import Alone
 from duality.model.rivals import Rivals
 from duality.model.two_sided import TwoSided
 from duality.runtime import progress
@@ -76,6 +78,10 @@ class Trainer:
         loss, config: settings.
         folder: the model folder, where log and checkpoint go.
         settings: fingerprint of everything that must not change between a run and its resumption.
+        ranks: this process among those that train together; alone by default.
+
+    Raises:
+        InputError: several processes, and an encoder that cannot be divided.
     """
 
     def __init__(
@@ -90,7 +96,10 @@ class Trainer:
         folder: Path,
         settings: str = "",
         device: str = "cpu",
+        ranks: Alone | None = None,
     ) -> None:
+        self.ranks = ranks or Alone()
+        _check_divided(model, self.ranks)
         self.model, self.events, self.users = model.to(device), events, users
         self.items = newest(items, config.newest_users)
         self.loss, self.config, self.folder, self.device = loss, config, folder, device
@@ -149,7 +158,7 @@ class Trainer:
             losses = self._epoch(self.state.epoch + 1)
             trained = time.monotonic() - started
             self.model.eval()
-            metrics = validate(self.model)
+            metrics = self.ranks.first_says(lambda: validate(self.model), self.device)
             self._finish_epoch(losses, metrics, started, trained)
         self.model.load_state_dict(self.best)
         self.model.eval()
@@ -160,7 +169,7 @@ class Trainer:
 
     def _epoch(self, epoch: int) -> dict[str, float]:
         rng = np.random.default_rng([self.config.seed, epoch])
-        torch.manual_seed(int(rng.integers(1 << 62)))
+        torch.manual_seed(int(rng.integers(1 << 62)) + self.ranks.rank)
         self.model.train()
         self.model.low = torch.bfloat16 if self.config.precision == "bfloat16" else None
         objective = Objective(
@@ -171,6 +180,7 @@ class Trainer:
             rng,
             rivals=self.rivals,
             sampler=self.sampler,
+            ranks=self.ranks,
         )
         batches = row_batches(self.users, self.config.rows, rng)
         rng.shuffle(batches)
@@ -189,7 +199,7 @@ class Trainer:
         return {name: value / len(batches) for name, value in sums.items()}
 
     def _update(self, losses: dict[str, Tensor], epoch: int, number: int, steps: int) -> dict[str, float]:
-        values = {name: float(loss.detach()) for name, loss in losses.items()}
+        values = self.ranks.add({name: float(loss.detach()) for name, loss in losses.items()}, self.device)
         bad = [name for name, value in values.items() if not math.isfinite(value)]
         if bad:
             raise TrainingError(
@@ -200,6 +210,7 @@ class Trainer:
             group["lr"] = self.config.learning_rate * self._rate(steps)
         self.optimizer.zero_grad(set_to_none=True)
         sum(losses.values(), torch.zeros((), device=self.device)).backward()
+        self.ranks.add_gradients(list(self.model.parameters()))
         for side in self._sides:
             torch.nn.utils.clip_grad_norm_(side, self.config.clip_norm)
         self.optimizer.step()
@@ -258,6 +269,8 @@ class Trainer:
         self._save()
 
     def _save(self) -> None:
+        if self.ranks.rank:
+            return
         save_checkpoint(
             self.folder,
             self.state,
@@ -276,6 +289,15 @@ class Trainer:
             "item.states": self.item_bank.states,
             "item.written": self.item_bank.written,
         }
+
+
+def _check_divided(model: TwoSided, ranks: Alone) -> None:
+    encoders = (model.user_encoder, model.item_side)
+    if ranks.world > 1 and any(not encoder.causal or encoder.noisy for encoder in encoders):
+        raise InputError(
+            "several processes train causal encoders without drawn masks only: start one, or set "
+            "model.user_encoder.name and model.item_encoder.name to another"
+        )
 
 
 def write_log(path: Path, history: list[dict[str, Any]]) -> None:

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from duality.artifacts import fingerprint
 from duality.config import Config, read_toml, validate, with_overrides
-from duality.model.objective import LossConfig
+from duality.model.loss_config import LossConfig
 from duality.model.two_sided import ModelConfig
 from duality.training.loop import TrainConfig
 from duality.workflows.choosing import ChooseConfig

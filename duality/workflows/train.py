@@ -22,9 +22,11 @@ from duality.evaluation.queries import DIRECTIONS, USER_TO_ITEM, Queries, World,
 from duality.evaluation.ranking import rank_full
 from duality.metrics import per_query
 from duality.model.folder import ModelFolder, save_model
+from duality.model.ranks import Alone
 from duality.model.two_sided import TwoSided
 from duality.runtime import num_threads, say
 from duality.training.checkpoint import FOLDER, TrainState
+from duality.training.distributed import processes
 from duality.training.loop import BANKS, Events, Trainer
 from duality.workflows.attributes import Attributes
 from duality.workflows.card import model_card
@@ -49,17 +51,25 @@ def train(
         resume: go on from the checkpoint under `out`.
 
     Returns:
-        `model`, `epochs`, `best_epoch`, `validation`, `seconds`, `positions_per_second`.
+        `model`, `epochs`, `best_epoch`, `validation`, `seconds`, `positions_per_second`; nothing in any but the
+        first of several processes that `torchrun` started.
 
     Raises:
         InputError: unknown device or attribute, or nothing to resume.
         TrainingError: a loss is not finite, or there is nothing to train on.
     """
     torch.set_num_threads(num_threads())
+    with processes(_device(device)) as ranks:
+        return _train(data, out, recipe, device=_device(device), resume=resume, ranks=ranks)
+
+
+def _train(
+    data: Path, out: Path, recipe: Recipe, *, device: str, resume: bool, ranks: Alone
+) -> dict[str, Any]:
     dataset = Dataset.open(data)
     split = split_named(dataset, recipe.split.name)
     attributes = Attributes.fit(dataset, split, recipe.model)
-    trainer = _trainer(dataset, split, recipe, attributes, out, _device(device))
+    trainer = _trainer(dataset, split, recipe, attributes, out, device, ranks)
     if resume:
         trainer.resume()
         say(f"resuming after epoch {trainer.state.epoch}")
@@ -70,6 +80,8 @@ def train(
     state = trainer.fit(
         lambda model: validation(model, dataset, world, [(USER_TO_ITEM, sample)], METRICS[:2])
     )
+    if ranks.rank:
+        return {}
     model = trainer.model.cpu()
     model.settle()
     asked = {d: make_queries(world, split.hidden("validation"), d) for d in DIRECTIONS}
@@ -116,7 +128,13 @@ def validation(
 
 
 def _trainer(
-    dataset: Dataset, split: Split, recipe: Recipe, attributes: Attributes, out: Path, device: str
+    dataset: Dataset,
+    split: Split,
+    recipe: Recipe,
+    attributes: Attributes,
+    out: Path,
+    device: str,
+    ranks: Alone,
 ) -> Trainer:
     torch.manual_seed(recipe.train.seed)
     config = recipe.model
@@ -144,6 +162,7 @@ def _trainer(
         folder=out,
         settings=recipe.training_fingerprint(dataset.fingerprint),
         device=device,
+        ranks=ranks,
     )
 
 

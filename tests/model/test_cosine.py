@@ -16,7 +16,8 @@ from duality.data.histories import user_histories
 from duality.embeddings import stored_items, stored_users, user_states
 from duality.encoders.base import Layout
 from duality.model.bank import StateBank
-from duality.model.objective import LossConfig, Objective
+from duality.model.loss_config import LossConfig
+from duality.model.objective import Objective
 from duality.model.two_sided import ModelConfig, TwoSided
 
 TEMPERATURE = 0.1

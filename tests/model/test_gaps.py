@@ -13,7 +13,8 @@ from duality.encoders.base import Layout
 from duality.encoders.times import BUCKETS, buckets
 from duality.model.bank import StateBank
 from duality.model.gaps import gaps
-from duality.model.objective import LossConfig, Objective
+from duality.model.loss_config import LossConfig
+from duality.model.objective import Objective
 from duality.model.two_sided import ModelConfig, TwoSided
 
 SECOND = 1_000_000

@@ -14,9 +14,10 @@ from duality.encoders.transformer import TransformerConfig
 from duality.errors import ConfigError
 from duality.model.bank import StateBank
 from duality.model.batch import Batch
+from duality.model.loss_config import LossConfig
 from duality.model.losses import softmax_loss
 from duality.model.negatives import LiveTable, draw_negatives, item_sampler
-from duality.model.objective import LossConfig, Objective
+from duality.model.objective import Objective
 from duality.model.two_sided import ModelConfig, TwoSided
 from duality.samplers import Uniform
 from duality.workflows.recipe import Recipe, load_recipe

@@ -15,7 +15,8 @@ from duality.encoders.base import Layout
 from duality.encoders.transformer import TransformerConfig
 from duality.model.bank import StateBank
 from duality.model.live import Live
-from duality.model.objective import LossConfig, Objective
+from duality.model.loss_config import LossConfig
+from duality.model.objective import Objective
 from duality.model.two_sided import ModelConfig, TwoSided
 
 SHAPE = TransformerConfig(hidden=16, dropout=0.0)

@@ -1,0 +1,79 @@
+"""Two processes train as one does with the same batches."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from small_worlds import SMALL
+
+from duality.encoders.base import Layout
+from duality.training.distributed import shares
+
+SETTINGS = [
+    *SMALL,
+    "model.user_encoder.dropout=0.0",
+    "model.item_encoder.dropout=0.0",
+    "train.epochs=4",
+    "loss.negatives=20",
+]
+
+
+def trained(out: Path, world: Path, processes: int, settings: list[str]) -> subprocess.CompletedProcess[str]:
+    start = [sys.executable]
+    if processes > 1:
+        start += ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", "29517"]
+    command = [*start, "-m", "duality.cli.main", "train", "--json", "--data", str(world / "datasets/default")]
+    command += ["--out", str(out), *(part for setting in settings for part in ("--set", setting))]
+    here = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, env=here, check=False, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def both(world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Model folders of one process and of two."""
+    root = tmp_path_factory.mktemp("processes")
+    for number in (1, 2):
+        done = trained(root / str(number), world, number, SETTINGS)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["epochs"] == 4  # one document, whoever printed it
+    return root / "1", root / "2"
+
+
+def test_losses_are_those_of_one_process(both: tuple[Path, Path]) -> None:
+    one, two = ([json.loads(line) for line in (folder / "log.jsonl").open()] for folder in both)
+    assert len(one) == len(two) == 4
+    assert set(one[-1]["loss"]) >= {"next_item", "users_compete", "next_user", "items_compete", "cycle_item"}
+    for mine, theirs in zip(one, two, strict=True):
+        assert mine["loss"].keys() == theirs["loss"].keys()
+        for name, value in mine["loss"].items():
+            assert theirs["loss"][name] == pytest.approx(value, abs=2e-4), name
+        assert theirs["validation"] == pytest.approx(mine["validation"], abs=0.05)
+
+
+def test_weights_are_those_of_one_process(both: tuple[Path, Path]) -> None:
+    one, two = (load_file(folder / "model.safetensors") for folder in both)
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        if value.dtype == np.float32 and value.ndim > 1:
+            np.testing.assert_allclose(two[name], value, atol=5e-3, err_msg=name)
+
+
+def test_an_encoder_that_cannot_be_divided_is_refused(world: Path, tmp_path: Path) -> None:
+    done = trained(tmp_path / "model", world, 2, [*SETTINGS, "model.user_encoder.name=bert4rec"])
+    assert done.returncode != 0
+    assert "several processes train causal encoders" in done.stderr
+    assert "Traceback" not in done.stderr.split("torch/distributed")[0]
+
+
+def test_sequences_are_divided_by_rows_and_never_cut() -> None:
+    layout = Layout(np.array([1, 1, 2, 3, 5, 20]))
+    cuts = shares(layout, 3)
+    assert cuts.tolist() == [0, 5, 6, 6]
+    assert shares(Layout(np.full(8, 4)), 2).tolist() == [0, 4, 8]
