@@ -9,6 +9,7 @@ from pydantic import Field
 from duality.encoders.base import Encoder
 from duality.encoders.bert4rec import BERT4Rec, BERT4RecConfig
 from duality.encoders.denoiser import RecDenoiser, RecDenoiserConfig
+from duality.encoders.fourier import Fourier, FourierConfig
 from duality.encoders.hstu import HSTU, HSTUConfig
 from duality.encoders.sasrec import SASRec, SASRecConfig
 from duality.encoders.transformer import LiGR, LiGRConfig, Transformer, TransformerConfig
@@ -22,6 +23,7 @@ ENCODERS: dict[str, type] = {
     "bert4rec": BERT4Rec,
     "denoiser": RecDenoiser,
     "hstu": HSTU,
+    "fourier": Fourier,
 }
 
 # `[model.user_encoder]` and `[model.item_encoder]` of a recipe: `name` decides which keys there are.
@@ -33,6 +35,7 @@ AnyConfig = (
     | BERT4RecConfig
     | RecDenoiserConfig
     | HSTUConfig
+    | FourierConfig
 )
 EncoderConfig = Annotated[AnyConfig, Field(discriminator="name")]
 
