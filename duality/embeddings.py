@@ -36,14 +36,18 @@ STORED_EXTRA = 3  # values of a stored vector beyond the model's: partition, act
 ACTIVITY, LEVEL = -2, -1  # columns of users and of items that the biases are added to
 
 
-def layout_of(dataset: Dataset, events: np.ndarray, lengths: np.ndarray, owner: np.ndarray) -> Layout:
-    """Where histories of events lie, when these happened, and to whom.
+def layout_of(
+    model: TwoSided, dataset: Dataset, events: np.ndarray, lengths: np.ndarray, owner: np.ndarray
+) -> Layout:
+    """Where histories of events lie, when these happened, to whom, and what else the model knows of them.
 
     Args:
         owner: int32 [E], the dataset's column of users or of items: whose histories they are.
     """
     times = None if dataset.event_time is None else np.asarray(dataset.event_time[events])
-    return Layout(lengths, times, owners=np.asarray(owner[events]))
+    codes = None if model.event_codes is None else model.event_codes.of(dataset)
+    context = None if codes is None else codes[events]
+    return Layout(lengths, times, owners=np.asarray(owner[events]), context=context)
 
 
 @torch.inference_mode()
@@ -57,7 +61,7 @@ def user_states(model: TwoSided, dataset: Dataset, histories: Histories, vectors
     with progress(len(histories.event), "encoding users", unit="events") as bar:
         for owners in row_batches(histories, ROWS):
             events, lengths = histories.packed(owners)
-            layout = layout_of(dataset, events, lengths, dataset.event_user)
+            layout = layout_of(model, dataset, events, lengths, dataset.event_user)
             encoded = model.user_states(_rows(vectors, dataset.event_item[events]), layout)
             states[torch.from_numpy(owners)] = encoded[torch.from_numpy(layout.last_rows)]
             bar.advance(len(events))
@@ -75,7 +79,7 @@ def user_states_after(model: TwoSided, dataset: Dataset, histories: Histories, v
     states = model.empty_user.detach().repeat(len(histories.event) + histories.num_owners, 1)
     for owners in row_batches(histories, ROWS):
         events, lengths = histories.packed(owners)
-        layout = layout_of(dataset, events, lengths, dataset.event_user)
+        layout = layout_of(model, dataset, events, lengths, dataset.event_user)
         place = np.repeat(histories.indptr[owners] + owners + 1, lengths) + layout.positions
         inputs = _rows(vectors, dataset.event_item[events])
         encoded = model.user_states(inputs, layout, prefixes=True)
@@ -90,7 +94,7 @@ def states_before_events(model: TwoSided, dataset: Dataset, visible: np.ndarray)
     states = torch.zeros(dataset.num_events, model.dim)
     for owners in row_batches(histories, ROWS):
         events, lengths = histories.packed(owners)
-        layout = layout_of(dataset, events, lengths, dataset.event_user)
+        layout = layout_of(model, dataset, events, lengths, dataset.event_user)
         inputs = _rows(model.item_table, dataset.event_item[events])
         encoded = model.user_states(inputs, layout, prefixes=True)
         states[torch.from_numpy(events)] = before_each(encoded, model.empty_user, layout)
@@ -131,7 +135,7 @@ def packed_item_states(model: TwoSided, dataset: Dataset, histories: Histories, 
     last = histories.indptr[windows.owner] + windows.ends
     for chosen in row_batches(windows.histories, ROWS):
         events, lengths = windows.histories.packed(chosen)
-        layout = layout_of(dataset, events, lengths, dataset.event_item)
+        layout = layout_of(model, dataset, events, lengths, dataset.event_item)
         inputs = before[torch.from_numpy(events)]
         made = model.item_states(inputs, layout, prefixes=True)[:, : model.dim]
         left = np.repeat(lengths, lengths) - layout.positions  # 1 for the newest row

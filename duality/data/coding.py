@@ -108,8 +108,8 @@ class Vocabulary:
 
         for name in names:
             if name not in table.column_names:
-                known = ", ".join(column for column in table.column_names if column != IDENTITY) or "none"
-                raise InputError(f"{side} have no attribute '{name}': there are {known}, and id")
+                known = ", ".join(table.column_names)
+                raise InputError(f"{side} have no attribute '{name}': there is {known}")
         kept = table.filter(pa.array(trained))
         return cls(
             tuple(_fitted(name, (table if name == IDENTITY else kept).column(name), side) for name in names)
@@ -149,6 +149,16 @@ class Vocabulary:
         indptr = np.concatenate(([0], np.cumsum(np.bincount(row, minlength=len(table)))))
         code = np.concatenate([np.zeros(0, np.int64), *codes])[order]
         return Coded(indptr, code, np.concatenate([np.zeros(0, np.float32), *weights])[order], self.size)
+
+    def matrix(self, table: pa.Table) -> np.ndarray:
+        """One code a column, int32 [N, columns], -1 for none; of a list the first that is known."""
+        found, first = np.full((len(table), len(self.columns)), -1, np.int32), 0
+        for place, column in enumerate(self.columns):
+            if column.name in table.column_names:
+                row, code = column.codes(table.column(column.name), None)
+                found[row[::-1], place] = code[::-1] + first
+            first += column.size
+        return found
 
 
 def _fitted(name: str, column: pa.ChunkedArray, side: str) -> Column:

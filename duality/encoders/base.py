@@ -29,12 +29,14 @@ class Layout:
         times: int64 [P], when each row happened, in microseconds; None where nobody knows.
         asked: int64 [P], when each state is asked for; None: at once.
         owners: int [P], the user (or item) whose history each row belongs to; None where nobody knows.
+        context: int [P, C], codes of the rows' events, -1 for none; None where nobody knows.
     """
 
     lengths: np.ndarray
     times: np.ndarray | None = None
     asked: np.ndarray | None = None
     owners: np.ndarray | None = None
+    context: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if len(self.lengths) and self.lengths.min() < 1:
@@ -77,7 +79,7 @@ class Layout:
         pieces = -(-self.lengths // most)
         lengths = np.full(pieces.sum(), most, dtype=np.int64)
         lengths[np.cumsum(pieces) - pieces] = self.lengths - (pieces - 1) * most
-        return Layout(lengths, self.times, self.asked, self.owners)
+        return Layout(lengths, self.times, self.asked, self.owners, self.context)
 
     def part(self, first: int, last: int) -> Layout:
         """Sequences `first` to `last`, that one not among them."""
@@ -85,7 +87,7 @@ class Layout:
 
     def rows(self, lengths: np.ndarray, chosen: np.ndarray) -> Layout:
         """Sequences of these lengths made of chosen rows, int64 [N]."""
-        columns = (self.times, self.asked, self.owners)
+        columns = (self.times, self.asked, self.owners, self.context)
         return Layout(lengths, *(None if column is None else column[chosen] for column in columns))
 
 

@@ -2,8 +2,8 @@
 
 An item is its own row of the table plus the vectors of its attributes, so that one nobody has met yet is not unknown.
 A history's rows know its owner: F those of the user, G those of the item. The attribute `id` is a vector of the
-owner's own. Owners that training did not know have nothing to add, and training leaves a share of
-them out, so that the encoders can do without.
+owner's own. A row may know more of its own event as well: what the log's other columns say. Owners that training did
+not know have nothing to add, and training leaves a share of them out, so that the encoders can do without.
 
 Shapes: N rows of a side, C codes, V values, P packed rows, D dimensions.
 """
@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from duality.data.coding import Coded
+from duality.data.coding import Coded, Vocabulary
+from duality.data.dataset import Dataset
 from duality.encoders.base import Layout
 
 
@@ -96,6 +97,37 @@ class OwnerVectors(nn.Module):
             vectors = vectors * (torch.rand(len(vectors), 1, device=rows.device) >= self.dropout)
         lengths = torch.from_numpy(layout.lengths).to(rows.device)
         return rows + self.map(vectors).to(rows.dtype).repeat_interleave(lengths, 0)
+
+
+class EventContext(nn.Module):
+    """What rows know of their events: a vector for each value, zero at the start."""
+
+    def __init__(self, size: int, dim: int) -> None:
+        super().__init__()
+        self.vectors = nn.Parameter(torch.zeros(size, dim))
+
+    def forward(self, rows: Tensor, layout: Layout | None) -> Tensor:
+        """Rows float [P, D] with their events' vectors; those of a layout without context stay as they are."""
+        if layout is None or layout.context is None:
+            return rows
+        codes = torch.from_numpy(layout.context.astype(np.int64)).to(rows.device)
+        added = self.vectors[codes.clamp(min=0)] * (codes >= 0)[..., None]
+        return rows + added.sum(1).to(rows.dtype)
+
+
+class EventCodes:
+    """Codes of a dataset's events by a model's vocabulary, made once a dataset."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+        self._of: tuple[str, np.ndarray | None] = ("", None)
+
+    def of(self, dataset: Dataset) -> np.ndarray | None:
+        """int32 [E, C]; None where the log has no other columns."""
+        if self._of[0] != dataset.fingerprint:
+            table = dataset.event_attributes()
+            self._of = dataset.fingerprint, None if table is None else self.vocabulary.matrix(table)
+        return self._of[1]
 
 
 def codes_in(weights: dict[str, Tensor], prefix: str) -> Coded | None:

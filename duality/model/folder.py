@@ -76,14 +76,19 @@ class ModelFolder:
             validate(ModelConfig, self.config["model"], source=str(self.path)),
             users=codes_in(tensors, USER_CODES),
             items=codes_in(tensors, ITEM_CODES),
+            events=self._vocabulary("events"),
         )
         model.load_state_dict(tensors)
         return model.eval()
 
     def codes(self, side: str, table: pa.Table) -> Coded | None:
         """Codes of everybody in a table of users or items, by the vocabulary of training; None if it has none."""
+        known = self._vocabulary(side)
+        return None if known is None else known.codes(table, Ids.open(self.path, side))
+
+    def _vocabulary(self, side: str) -> Vocabulary | None:
         known = self.config.get("vocabulary", {}).get(side)
-        return Vocabulary.from_json(known).codes(table, Ids.open(self.path, side)) if known else None
+        return Vocabulary.from_json(known) if known else None
 
 
 def save_model(

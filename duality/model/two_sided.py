@@ -25,11 +25,11 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
 from duality.config import Config
-from duality.data.coding import Coded
+from duality.data.coding import Coded, Vocabulary
 from duality.encoders.base import Encoder, Layout, prefix_states, states_at
 from duality.encoders.registry import EncoderConfig, make_encoder, with_name
 from duality.encoders.transformer import TransformerConfig
-from duality.model.attributes import AttributeVectors, Composed, OwnerVectors
+from duality.model.attributes import AttributeVectors, Composed, EventCodes, EventContext, OwnerVectors
 from duality.model.cosine import Length, raw
 from duality.model.gaps import TimeGaps
 from duality.model.losses import log_partition
@@ -52,6 +52,9 @@ class ModelConfig(Config):
     # vector of the owner's own.
     user_attributes: tuple[str, ...] = ()
     item_attributes: tuple[str, ...] = ()
+    event_attributes: tuple[
+        str, ...
+    ] = ()  # other columns of the log, which rows of both sides know of their event
     owner_dropout: float = Field(default=0.5, ge=0, lt=1)  # share of histories that train without their owner
 
     _names = field_validator("user_encoder", "item_encoder", mode="before")(with_name)
@@ -67,9 +70,16 @@ class TwoSided(nn.Module):
     activity: Tensor
 
     def __init__(
-        self, num_items: int, config: ModelConfig, *, users: Coded | None = None, items: Coded | None = None
+        self,
+        num_items: int,
+        config: ModelConfig,
+        *,
+        users: Coded | None = None,
+        items: Coded | None = None,
+        events: Vocabulary | None = None,
     ) -> None:
-        """`users` and `items` are the codes of their attributes, if the configuration names any."""
+        """`users` and `items` are the codes of their attributes, `events` the values of those of events, if the
+        configuration names any."""
         super().__init__()
         self.config = config
         dim = config.dim
@@ -86,6 +96,10 @@ class TwoSided(nn.Module):
         self.user_attributes = None if users is None else AttributeVectors(users, dim)
         self.user_owner = None if users is None else OwnerVectors(dim, config.owner_dropout)
         self.item_owner = None if items is None else OwnerVectors(dim, config.owner_dropout)
+        self.event_codes = None if events is None else EventCodes(events)
+        self.user_context, self.item_context = (
+            None if events is None else EventContext(events.size, dim) for _ in range(2)
+        )
         if items is not None:
             register_parametrization(self, "item_table", Composed(AttributeVectors(items, dim)))
         # G starts as the centred mean of the item's users, the strongest simple control, and learns
@@ -131,11 +145,12 @@ class TwoSided(nn.Module):
         return self.user_encoder if self.item_encoder is None else self.item_encoder
 
     def user_rows(self, item_vectors: Tensor, layout: Layout | None) -> Tensor:
-        """What F reads, float [P, D]: item vectors of about unit variance, with their owner and time gaps if these are
-        asked for."""
+        """What F reads, float [P, D]: item vectors of about unit variance, with their owner, context and time gaps if
+        these are asked for."""
         rows = item_vectors * math.sqrt(self.dim)
         if self.user_owner is not None and self.user_attributes is not None:
             rows = self.user_owner(rows, layout, self.user_attributes)
+        rows = rows if self.user_context is None else self.user_context(rows, layout)
         return rows if self.user_gaps is None else self.user_gaps(rows, layout)
 
     @property
@@ -202,6 +217,7 @@ class TwoSided(nn.Module):
         attributes = self.item_attributes
         if self.item_owner is not None and attributes is not None:
             rows = self.item_owner(rows, layout, attributes)
+        rows = rows if self.item_context is None else self.item_context(rows, layout)
         encoded = self._encoded(self.item_side, rows, layout, prefixes, at)
         means = running_means(centred, layout)
         if at is not None:

@@ -61,11 +61,13 @@ class TrainConfig(Config):
 
 @dataclass(frozen=True, eq=False)
 class Events:
-    """The columns that batches are cut from: int32 users and items, int64 times or None, all [E]."""
+    """The columns that batches are cut from: int32 users and items, int64 times or None, all [E], and codes of what else
+    is known of an event, int32 [E, C] or None."""
 
     user: np.ndarray
     item: np.ndarray
     time: np.ndarray | None
+    context: np.ndarray | None = None
 
 
 class Trainer:
@@ -244,7 +246,10 @@ class Trainer:
         is_user = histories is self.users
         member = self.events.item[rows] if is_user else self.events.user[rows]
         when = None if self.events.time is None else self.events.time[rows]
-        return Batch(rows, owner, member.astype(np.int64), Layout(lengths, when, owners=owner))
+        context = None if self.events.context is None else self.events.context[rows]
+        return Batch(
+            rows, owner, member.astype(np.int64), Layout(lengths, when, owners=owner, context=context)
+        )
 
     def _finish_epoch(
         self, losses: dict[str, float], metrics: dict[str, float], started: float, trained: float
@@ -317,6 +322,7 @@ def _by_side(model: TwoSided) -> list[list[torch.nn.Parameter]]:
         "item_partition.",
         "item_gaps.",
         "item_owner.",
+        "item_context.",
         "empty_item",
     )
     items = [p for name, p in named if name.startswith(of_items)]
@@ -326,9 +332,7 @@ def _by_side(model: TwoSided) -> list[list[torch.nn.Parameter]]:
 def _parameter_groups(model: TwoSided, weight_decay: float) -> list[dict[str, Any]]:
     """Decay for matrices; none for the vectors of items and attributes (rare ones would fade), norms and biases."""
     named = list(model.named_parameters())
-    decayed = [
-        p.dim() > 1 and "item_table" not in n and not n.startswith("user_attributes") for n, p in named
-    ]
+    decayed = [p.dim() > 1 and "item_table" not in n and not n.endswith(".vectors") for n, p in named]
     matrices, others = (
         [p for (_, p), d in zip(named, decayed, strict=True) if d is want] for want in (True, False)
     )

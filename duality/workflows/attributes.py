@@ -10,13 +10,14 @@ import numpy as np
 from duality.data.coding import Coded, Vocabulary
 from duality.data.dataset import Dataset
 from duality.data.split import Split
+from duality.errors import InputError
 from duality.model.folder import ModelFolder
 from duality.model.two_sided import ModelConfig
 
 
 @dataclass(frozen=True, eq=False)
 class Attributes:
-    """Of both sides: what is known, and the codes of everybody; None for a side without."""
+    """What is known of users, items and events, and the codes of all users and items."""
 
     vocabulary: dict[str, Vocabulary]
     codes: dict[str, Coded]
@@ -33,12 +34,14 @@ class Attributes:
             "users": np.bincount(dataset.event_user[split.train], minlength=dataset.num_users) > 0,
             "items": np.bincount(dataset.event_item[split.train], minlength=dataset.num_items) > 0,
         }
+        named["events"], trained["events"] = config.event_attributes, split.train
         tables = {side: _table(dataset, side) for side, names in named.items() if names}
         vocabulary = {
             side: Vocabulary.fit(table, named[side], trained[side], side=side)
             for side, table in tables.items()
         }
-        return cls(vocabulary, {side: known.codes(tables[side]) for side, known in vocabulary.items()})
+        sides = [side for side in vocabulary if side != "events"]
+        return cls(vocabulary, {side: vocabulary[side].codes(tables[side]) for side in sides})
 
     def to_json(self) -> dict[str, Any]:
         """Vocabularies by side."""
@@ -48,8 +51,15 @@ class Attributes:
 def codes_for(folder: ModelFolder, dataset: Dataset) -> dict[str, Coded | None]:
     """Codes of a dataset's users and items by the vocabulary of a model; None for a side without."""
     known = folder.config.get("vocabulary", {})
-    return {side: folder.codes(side, _table(dataset, side)) for side in known}
+    return {side: folder.codes(side, _table(dataset, side)) for side in known if side != "events"}
 
 
 def _table(dataset: Dataset, side: str) -> Any:
+    if side == "events":
+        table = dataset.event_attributes()
+        if table is None:
+            raise InputError(
+                f"{dataset.path}: the log has no columns beside user, item and time: events have no attributes"
+            )
+        return table
     return dataset.users() if side == "users" else dataset.items()

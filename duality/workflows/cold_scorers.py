@@ -129,6 +129,6 @@ def _last_states(
     found = empty.detach().repeat(given.num_owners, 1)
     for owners in row_batches(given, ROWS):
         events, lengths = given.packed(owners)
-        layout = layout_of(states.dataset, events, lengths, owner)
+        layout = layout_of(states.model, states.dataset, events, lengths, owner)
         found[torch.from_numpy(owners)] = encode(events, layout)[torch.from_numpy(layout.last_rows)]
     return found[torch.from_numpy(np.flatnonzero(given.lengths))]

@@ -115,7 +115,7 @@ def states_after(
     states = model.empty_user.detach().repeat(len(users), 1)
     for batch in row_batches(histories, ROWS):
         events, rows = histories.packed(batch)
-        layout = layout_of(dataset, events, rows, dataset.event_user)
+        layout = layout_of(model, dataset, events, rows, dataset.event_user)
         inputs = vectors(dataset.event_item[events].astype(np.int64))
         encoded = model.user_states(inputs, layout, prefixes=True)
         wanted, number = asked.packed(batch)
@@ -135,7 +135,7 @@ def _newest_states(model: TwoSided, dataset: Dataset, histories: Histories, owne
     made = torch.empty(len(owners), model.dim)
     for batch in row_batches(chosen, ROWS):
         rows, lengths = Histories(chosen.indptr, np.arange(len(users))).packed(batch)
-        layout = layout_of(dataset, chosen.event[rows], lengths, dataset.event_item)
+        layout = layout_of(model, dataset, chosen.event[rows], lengths, dataset.event_item)
         states = model.item_states(before[torch.from_numpy(rows)], layout)[:, : model.dim]
         made[torch.from_numpy(batch)] = states[torch.from_numpy(layout.last_rows)]
     return made

@@ -152,7 +152,7 @@ def states_after_events(model: TwoSided, dataset: Dataset, vectors: Tensor) -> T
             events, lengths = histories.packed(owners)
             items = torch.from_numpy(dataset.event_item[events].astype(np.int64))
             states[torch.from_numpy(events)] = model.user_states(
-                vectors[items], layout_of(dataset, events, lengths, dataset.event_user), prefixes=True
+                vectors[items], layout_of(model, dataset, events, lengths, dataset.event_user), prefixes=True
             )
             bar.advance(len(events))
     return states

@@ -148,13 +148,20 @@ def _trainer(
         unordered = config.item_encoder.model_copy(update={"positions": "none"})
         config = config.model_copy(update={"item_encoder": unordered})
         say("this log has an order per user but no time: the item side treats its users as a set")
-    model = TwoSided(dataset.num_items, config, **attributes.codes)
+    model = TwoSided(
+        dataset.num_items, config, **attributes.codes, events=attributes.vocabulary.get("events")
+    )
     model.trained.copy_(
         torch.from_numpy(np.bincount(dataset.event_item[split.train], minlength=dataset.num_items) > 0)
     )
     return Trainer(
         model,
-        Events(dataset.event_user, dataset.event_item, dataset.event_time),
+        Events(
+            dataset.event_user,
+            dataset.event_item,
+            dataset.event_time,
+            None if model.event_codes is None else model.event_codes.of(dataset),
+        ),
         user_histories(dataset, split.train),
         item_histories(dataset, split.train),
         recipe.loss,

@@ -97,6 +97,13 @@ def test_a_vocabulary_survives_json_and_columns_may_be_missing_later() -> None:
     assert bare.code.min() >= known.columns[0].size + known.columns[1].size
 
 
+def test_a_matrix_has_one_code_a_column() -> None:
+    known = fit("country", "genres", "adult")
+    found = known.matrix(TABLE.drop_columns(["adult"]))
+    assert found.dtype == np.int32
+    assert found.tolist() == [[0, 1, -1], [-1, 1, -1], [0, -1, -1], [-1, -1, -1], [-1, 1, -1]]
+
+
 def same(one: Coded, other: Coded) -> None:
     for name in ("indptr", "code", "weight"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
@@ -104,7 +111,7 @@ def same(one: Coded, other: Coded) -> None:
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("colour", "items have no attribute 'colour': there are country"), ("alone", "no value stands in 2")],
+    [("colour", "items have no attribute 'colour': there is id, country"), ("alone", "no value stands in 2")],
 )
 def test_what_cannot_be_learned_is_refused(name: str, words: str) -> None:
     with pytest.raises(InputError, match=words):

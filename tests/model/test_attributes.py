@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from duality.data.coding import Coded
+from duality.data.coding import Coded, Column, Vocabulary
 from duality.encoders.base import Layout
 from duality.model.attributes import AttributeVectors, Composed, OwnerVectors
 from duality.model.two_sided import ModelConfig, TwoSided
@@ -100,6 +100,29 @@ def test_states_depend_on_the_owner_and_not_where_there_is_none(model: TwoSided)
     bare, known = (model.item_states(users, Layout(lengths, owners=np.full(3, row))) for row in (1, 3))
     torch.testing.assert_close(bare, model.item_states(users, Layout(lengths)))
     assert (known - bare).abs().max() > 0.01
+
+
+def test_rows_know_their_own_event_and_no_later_one() -> None:
+    torch.manual_seed(0)
+    rated = Vocabulary((Column("rating", values=("1", "5")), Column("device", values=("tv",))))
+    model = TwoSided(4, ModelConfig(dim=DIM, event_attributes=("rating", "device")), events=rated).eval()
+    for context in (model.user_context, model.item_context):
+        assert context is not None
+        context.vectors.data.normal_()
+    model.item_head.weight.data.normal_()
+    items, lengths = model.item_table[[0, 1, 2]], np.array([3])
+    context = np.array([[0, -1], [1, 2], [-1, -1]], np.int32)
+    changed = context.copy()
+    changed[1] = [0, -1]
+    for states, rows in ((model.user_states, items), (model.item_states, torch.randn(3, DIM))):
+        one, other = (states(rows, Layout(lengths, context=codes)) for codes in (context, changed))
+        torch.testing.assert_close(one[0], other[0])
+        assert (one[1:] - other[1:]).abs().max(1).values.min() > 1e-3
+        unknown = states(rows, Layout(lengths, context=np.full((3, 2), -1)))
+        torch.testing.assert_close(unknown, states(rows, Layout(lengths)))
+    added = model.user_rows(items, Layout(lengths, context=context)) - model.user_rows(items, Layout(lengths))
+    vectors = model.user_context.vectors  # type: ignore[union-attr]
+    torch.testing.assert_close(added, torch.stack((vectors[0], vectors[1] + vectors[2], torch.zeros(DIM))))
 
 
 def test_an_item_after_training_is_the_mean_row_and_its_own_attributes(model: TwoSided) -> None:

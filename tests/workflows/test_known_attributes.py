@@ -10,10 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from small_worlds import SMALL
+from small_worlds import SMALL, synthetic_log
 
 from duality.data.coding import Vocabulary
 from duality.data.dataset import Dataset
+from duality.data.importing import import_events
+from duality.encoders.base import Layout
 from duality.errors import InputError
 from duality.model.folder import ModelFolder
 from duality.workflows.build import build_index, model_for
@@ -23,6 +25,7 @@ from duality.workflows.query import answer
 from duality.workflows.recipe import load_recipe
 from duality.workflows.train import train
 
+RATED = 'model.event_attributes=["rating"]'
 KNOWN = ['model.item_attributes=["genres","year"]', 'model.user_attributes=["id"]', "train.epochs=3"]
 
 
@@ -110,7 +113,7 @@ def test_the_same_user_is_another_without_their_vector(knowing: Path) -> None:
 
 def test_an_attribute_that_is_not_there_is_refused_before_training(knowing: Path, tmp_path: Path) -> None:
     recipe = load_recipe(None, [*SMALL, 'model.item_attributes=["colour"]'])
-    with pytest.raises(InputError, match=r"items have no attribute 'colour': there are .*year"):
+    with pytest.raises(InputError, match=r"items have no attribute 'colour': there is id, .*year"):
         train(knowing / "data", tmp_path / "model", recipe)
     assert not (tmp_path / "model").exists()
 
@@ -119,3 +122,46 @@ def test_models_without_attributes_say_nothing_of_them(world: Path) -> None:
     config = json.loads((world / "models/default/config.json").read_text())
     assert config["vocabulary"] == {}
     assert not list((world / "models/default").glob("users.ids.*"))
+
+
+@pytest.fixture(scope="module")
+def rated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A log with a rating, and a model that knows it."""
+    root = tmp_path_factory.mktemp("rated")
+    log = synthetic_log()
+    ratings = np.random.default_rng(0).integers(1, 6, len(log))
+    import_events(log.append_column("rating", pa.array(ratings)), root / "data")
+    train(root / "data", root / "model", load_recipe(None, [*SMALL, RATED, "train.epochs=3"]))
+    return root
+
+
+def test_ratings_are_known_wherever_histories_are_read(rated: Path, tmp_path: Path) -> None:
+    folder, dataset = ModelFolder.open(rated / "model"), Dataset.open(rated / "data")
+    model = folder.load()
+    assert model.event_codes is not None
+    codes = model.event_codes.of(dataset)
+    assert codes is not None
+    assert sorted(np.unique(codes).tolist()) == [0, 1, 2, 3, 4]
+    ratings = dataset.event_attributes().column("rating").to_numpy()  # type: ignore[union-attr]
+    np.testing.assert_array_equal(codes[:, 0] + 1, ratings)
+    assert model.user_context is not None
+    assert model.user_context.vectors.abs().max() > 1e-3
+    build_index(rated / "model", tmp_path / "index", "exact", rated / "data")
+    user = dataset.user_ids.row("u3")
+    events = np.flatnonzero(dataset.event_user == user)
+    rows = model.item_table[torch.from_numpy(dataset.event_item[events].astype(np.int64))]
+    with Index.open(tmp_path / "index") as index:
+        stored = np.array(index.users.get(["u3"])[0][0]["vector"])[: model.dim]
+    known, unknown = (
+        model.user_states(
+            rows, Layout(np.array([len(events)]), np.asarray(dataset.event_time[events]), context=c)
+        )
+        for c in (codes[events], None)
+    )
+    np.testing.assert_allclose(stored, known[-1].detach().numpy(), atol=1e-4)
+    assert (known - unknown).abs().max() > 1e-3
+
+
+def test_a_log_without_other_columns_has_no_event_attributes(world: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no columns beside user, item and time"):
+        train(world / "datasets/default", tmp_path / "model", load_recipe(None, [*SMALL, RATED]))
