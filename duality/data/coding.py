@@ -2,7 +2,8 @@
 
 A vocabulary is made of the rows that training sees and kept with the model, so that rows that come later are
 coded alike; what it does not know codes to nothing. Texts, truth values and whole numbers of few values
-are categories, lists are several of them, other numbers and dates fall into buckets of about as many rows each.
+are categories, lists are several of them, other numbers and dates fall into buckets of about as many rows each;
+`NAME:category` and `NAME:number` say which it is (the numbers of authors are categories).
 
 Shapes: N rows, C codes of all rows, V values of all columns.
 """
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 BUCKETS = 16
 FEW = 32  # whole numbers with more values than this fall into buckets
 LEAST = 2  # rows that a category needs: what a single row has says no more than its id
+KINDS = ("", "category", "number")  # what may follow the colon after a name
 IDENTITY = "id"  # the column in which every row has a value of its own
 
 
@@ -97,7 +99,7 @@ class Vocabulary:
 
         Args:
             table: [N] with a column `id` and the attributes.
-            names: columns to know.
+            names: columns to know, each with `:category` or `:number` if it is not to be guessed.
             trained: bool [N].
             side: "users" or "items", for messages.
 
@@ -106,14 +108,16 @@ class Vocabulary:
         """
         import pyarrow as pa
 
-        for name in names:
+        kept, columns = table.filter(pa.array(trained)), []
+        for text in names:
+            name, _, kind = text.partition(":")
             if name not in table.column_names:
                 known = ", ".join(table.column_names)
                 raise InputError(f"{side} have no attribute '{name}': there is {known}")
-        kept = table.filter(pa.array(trained))
-        return cls(
-            tuple(_fitted(name, (table if name == IDENTITY else kept).column(name), side) for name in names)
-        )
+            if kind not in KINDS:
+                raise InputError(f"attribute '{text}' of {side}: '{kind}' is neither category nor number")
+            columns.append(_fitted(name, kind, (table if name == IDENTITY else kept).column(name), side))
+        return cls(tuple(columns))
 
     @classmethod
     def from_json(cls, document: list[dict[str, Any]]) -> Vocabulary:
@@ -129,6 +133,14 @@ class Vocabulary:
     @property
     def size(self) -> int:
         return sum(column.size for column in self.columns)
+
+    def words(self) -> str:
+        """What is known, for people: `year (16 buckets), genres (18 values)`."""
+        parts = []
+        for column in self.columns:
+            kind = "values" if column.rows or column.values else "buckets"
+            parts.append(f"{column.name} ({column.size:,} {kind})")
+        return ", ".join(parts)
 
     def codes(self, table: pa.Table, own: Ids | None = None) -> Coded:
         """Codes of every row; a column that the table lacks codes to nothing.
@@ -161,17 +173,15 @@ class Vocabulary:
         return found
 
 
-def _fitted(name: str, column: pa.ChunkedArray, side: str) -> Column:
-    import pyarrow.types as types
-
+def _fitted(name: str, kind: str, column: pa.ChunkedArray, side: str) -> Column:
     if name == IDENTITY:
         return Column(name, rows=len(column))
-    kind = column.type
-    number = types.is_floating(kind) or types.is_temporal(kind)
-    if types.is_integer(kind):
-        number = len(column.unique()) > FEW
+    number = kind == "number" if kind else _is_number(column)
     if number:
-        numbers = _numbers(column)
+        try:
+            numbers = _numbers(column)
+        except ValueError:
+            raise InputError(f"attribute '{name}' of {side} is not a number: {column.type}") from None
         numbers = numbers[~np.isnan(numbers)]
         if len(numbers):
             edges = np.unique(np.quantile(numbers, np.arange(1, BUCKETS) / BUCKETS))
@@ -181,6 +191,14 @@ def _fitted(name: str, column: pa.ChunkedArray, side: str) -> Column:
     raise InputError(
         f"attribute '{name}' of {side}: no value stands in {LEAST} of the rows that train: leave it out"
     )
+
+
+def _is_number(column: pa.ChunkedArray) -> bool:
+    import pyarrow.types as types
+
+    if types.is_integer(column.type):
+        return len(column.unique()) > FEW
+    return bool(types.is_floating(column.type) or types.is_temporal(column.type))
 
 
 def _categories(column: pa.ChunkedArray) -> tuple[str, ...]:

@@ -69,6 +69,8 @@ def _train(
     dataset = Dataset.open(data)
     split = split_named(dataset, recipe.split.name)
     attributes = Attributes.fit(dataset, split, recipe.model)
+    for side, known in attributes.vocabulary.items():
+        say(f"attributes of {side}: {known.words()}")
     trainer = _trainer(dataset, split, recipe, attributes, out, device, ranks)
     if resume:
         trainer.resume()

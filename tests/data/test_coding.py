@@ -104,6 +104,21 @@ def test_a_matrix_has_one_code_a_column() -> None:
     assert found.tolist() == [[0, 1, -1], [-1, 1, -1], [0, -1, -1], [-1, -1, -1], [-1, 1, -1]]
 
 
+def test_a_colon_says_whether_numbers_are_categories() -> None:
+    authors = pa.table({"id": [str(n) for n in range(100)], "author": [1000 + n // 2 for n in range(100)]})
+    everybody = np.ones(100, bool)
+    guessed, said = (
+        Vocabulary.fit(authors, [name], everybody, side="items") for name in ("author", "author:category")
+    )
+    assert guessed.words() == f"author ({BUCKETS} buckets)"
+    assert said.words() == "author (50 values)"
+    assert said.codes(authors).code[:4].tolist() == [0, 0, 1, 1]
+    few = pa.table({"id": ["a", "b", "c"], "stars": [1, 2, 2]})
+    stars = Vocabulary.fit(few, ["stars:number"], np.ones(3, bool), side="items")
+    assert stars.columns[0].values == ()
+    assert stars.codes(few).code[0] < stars.codes(few).code[1]
+
+
 def same(one: Coded, other: Coded) -> None:
     for name in ("indptr", "code", "weight"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
@@ -111,7 +126,12 @@ def same(one: Coded, other: Coded) -> None:
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("colour", "items have no attribute 'colour': there is id, country"), ("alone", "no value stands in 2")],
+    [
+        ("colour", "items have no attribute 'colour': there is id, country"),
+        ("alone", "no value stands in 2"),
+        ("age:old", "'old' is neither category nor number"),
+        ("country:number", "attribute 'country' of items is not a number"),
+    ],
 )
 def test_what_cannot_be_learned_is_refused(name: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
