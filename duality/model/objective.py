@@ -160,18 +160,20 @@ class Objective:
             self.user_bank.write(live.event, before, log_partition[: len(before)])
         self._track_mean(before)
         if self.config.users_compete:
-            candidates, _, offset = drawn
-            rows = live.row[self._sample(len(live.row), self.config.queries)]
-            met = met_owner_by_member(batch, rows)
-            forbidden = self._tensor(forbidden_users(batch, rows, met))
-            state = live.at(rows)
-            scores = vectors[rows] @ state.T
-            if self.config.users_compete_on == "log p":
-                # The partition stays live: with it detached, growing every state and item raises the
-                # positives for free, and the scores ran away (LOG.md, 2026-11-21).
-                scores = scores - (state @ candidates.T + offset).logsumexp(1)
-            losses["users_compete"] = masked_softmax_loss(scores, forbidden)
+            losses["users_compete"] = self._users_compete(batch, live, vectors, drawn)
         return live, losses
+
+    def _users_compete(self, batch: Batch, live: Live, vectors: Tensor, drawn: Drawn) -> Tensor:
+        """Live users for the trained items of some rows; `vectors` float [P, D] are those of all."""
+        rows = live.row[self._sample(len(live.row), self.config.queries)]
+        forbidden = self._tensor(forbidden_users(batch, rows, met_owner_by_member(batch, rows)))
+        state, (candidates, _, offset) = live.at(rows), drawn
+        scores = vectors[rows] @ state.T
+        if self.config.users_compete_on == "log p":
+            # The partition stays live: with it detached, growing every state and item raises the
+            # positives for free, and the scores ran away (LOG.md, 2026-11-21).
+            scores = scores - (state @ candidates.T + offset).logsumexp(1)
+        return masked_softmax_loss(scores, forbidden)
 
     def _wanted(self, encoder: Encoder, layout: Layout) -> np.ndarray | None:
         """Rows whose states are made, ascending: all (None), or some where each is a pass over its prefix."""
