@@ -265,7 +265,7 @@ class Objective:
         items, dim = batch.owners[rows], self.model.dim
         left = torch.outer(log_partition, 1 - generated[:, dim])
         made = user @ generated[:, :dim].T + left + generated[:, -1]
-        met = self._tensor(self.rivals.met(batch.members[rows][:, None], items[None, :]))
+        met = self._tensor(self.rivals.met_among(batch.members[rows], items))
         pool, column, _ = self._item_candidates(items, user, POOL, self.everyone)
         trained = partition_among(user, pool, column)[:, None]
         return masked_softmax_loss(torch.cat((made, trained), dim=1), functional.pad(met, (0, 1)))

@@ -54,10 +54,22 @@ class Rivals:
         self._moments = None if time is None else time[self._order]
         self._pairs = np.unique(self._pair(user[train], item[train]))
 
-    def met(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
-        """Whether each user meets each item in training: bool, of the shape both broadcast to."""
-        asked = self._pair(users, items)
-        return self._pairs[np.searchsorted(self._pairs, asked).clip(max=len(self._pairs) - 1)] == asked
+    def met_among(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """Whether each user meets each item in training: int [Q] and [M] to bool [Q, M].
+
+        Cost: a look at each user's own pairs; searching all pairs Q x M times took a tenth of a step.
+        """
+        first = np.searchsorted(self._pairs, self._pair(users, np.zeros(1, np.int64)))
+        lengths = np.searchsorted(self._pairs, self._pair(users + 1, np.zeros(1, np.int64))) - first
+        ends = np.cumsum(lengths)
+        place = np.repeat(first - ends + lengths, lengths) + np.arange(ends[-1] if len(ends) else 0)
+        asked, column = np.unique(items, return_inverse=True)
+        mine = self._pairs[place] % self._num_items
+        found = np.searchsorted(asked, mine).clip(max=len(asked) - 1)
+        hit = asked[found] == mine
+        met = np.zeros((len(users), len(asked)), dtype=bool)
+        met[np.repeat(np.arange(len(users)), lengths)[hit], found[hit]] = True
+        return met[:, column]
 
     def draw(
         self, events: np.ndarray, items: np.ndarray, groups: int, rivals: int, rng: np.random.Generator
@@ -77,7 +89,8 @@ class Rivals:
         low, high = self._reach(events[query])
         place = low[:, None] + (rng.random((groups, rivals)) * (high - low)[:, None]).astype(np.int64)
         drawn = self._order[place]
-        return Draw(query, drawn, self.met(self._user[drawn][:, None, :], items[query][:, :, None]))
+        met = [self.met_among(self._user[d], items[q]).T for d, q in zip(drawn, query, strict=True)]
+        return Draw(query, drawn, np.stack(met))
 
     def _reach(self, events: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """First place and one past the last in the order of time, int64 [G] each, for events [G, n]."""

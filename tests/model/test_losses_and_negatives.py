@@ -166,3 +166,15 @@ def test_rivals_come_from_the_moment_that_is_asked_about() -> None:
     made = Rivals(user, item, time, np.arange(events), 1)
     draw = made.draw(asked, np.zeros(4, np.int64), 2, 500, np.random.default_rng(0))
     assert draw.event[0].max() <= 51 + REACH < 15_000 - REACH <= draw.event[1].min()
+
+
+@given(st.integers(0, 40))
+@settings(max_examples=20, deadline=None)
+def test_who_met_what_is_read_off_the_training_events(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    user, item = rng.integers(0, 9, 30).astype(np.int32), rng.integers(0, 7, 30).astype(np.int32)
+    train = np.flatnonzero(rng.random(30) < 0.6)
+    pairs = {(int(user[event]), int(item[event])) for event in train}
+    users, items = rng.integers(0, 9, 11).astype(np.int32), rng.integers(0, 7, 5)
+    found = Rivals(user, item, None, train, 7).met_among(users, items)
+    assert found.tolist() == [[(u, i) in pairs for i in items.tolist()] for u in users.tolist()]
