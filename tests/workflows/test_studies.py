@@ -111,15 +111,22 @@ def test_round_trips_start_at_the_original_and_are_drawn(data: Path, studied: Pa
     assert "<svg" in (tmp_path / "trips.svg").read_text()
 
 
-def test_cold_items_are_compared_with_pools_of_both_models(data: Path, recipe: Path, tmp_path: Path) -> None:
-    cold.train_cold(data, recipe, tmp_path, [0])
-    cold.measure_cold(data, tmp_path, [0])
-    cold.judge_cold(tmp_path)
-    tables = json.loads((tmp_path / "cold" / "judged.json").read_text())
-    pools = {f"{model}: {pool}" for model in cold.NAMES for pool in ("centred_mean", "log_odds")}
+@pytest.mark.parametrize("split", cold.SPLITS)
+def test_cold_rows_are_compared_with_pools_of_both_models(
+    data: Path, recipe: Path, split: str, tmp_path: Path
+) -> None:
+    cold.train_cold(data, recipe, tmp_path, [0], split)
+    cold.measure_cold(data, tmp_path, [0], split)
+    cold.judge_cold(tmp_path, split)
+    tables = json.loads((tmp_path / split / "judged.json").read_text())
+    if split == "cold-item":
+        others = {f"{model}: {pool}" for model in cold.NAMES for pool in ("centred_mean", "log_odds")}
+        others.add("joint: trained")
+    else:
+        others = {"one-sided: encoder", *(f"{model}: centred_mean" for model in cold.NAMES)}
     for table in tables:
-        assert pools <= {row["second"] for row in table["comparisons"]}
-        assert {row["first"] for row in table["comparisons"]} == {"joint: G"}
+        assert others <= {row["second"] for row in table["comparisons"]}
+        assert {row["first"] for row in table["comparisons"]} == {cold.OURS}
 
 
 def test_a_stream_is_asked_before_it_is_told(data: Path, recipe: Path, tmp_path: Path) -> None:
