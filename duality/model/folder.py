@@ -91,13 +91,7 @@ class ModelFolder:
         return Vocabulary.from_json(known) if known else None
 
 
-def save_model(
-    folder: Path,
-    model: TwoSided,
-    *,
-    ids_from: Path,
-    config: dict[str, Any],
-) -> ModelFolder:
+def save_model(folder: Path, model: TwoSided, *, ids_from: Path, config: dict[str, Any]) -> ModelFolder:
     """Write weights, ids and configuration; `config.json` goes last and makes the model current.
 
     Args:
