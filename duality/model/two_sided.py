@@ -52,9 +52,8 @@ class ModelConfig(Config):
     # vector of the owner's own.
     user_attributes: tuple[str, ...] = ()
     item_attributes: tuple[str, ...] = ()
-    event_attributes: tuple[
-        str, ...
-    ] = ()  # other columns of the log, which rows of both sides know of their event
+    # Other columns of the log, which rows of both sides know of their own event.
+    event_attributes: tuple[str, ...] = ()
     owner_dropout: float = Field(default=0.5, ge=0, lt=1)  # share of histories that train without their owner
 
     _names = field_validator("user_encoder", "item_encoder", mode="before")(with_name)
@@ -214,8 +213,7 @@ class TwoSided(nn.Module):
         """
         centred, number = user_states - self.population_mean, layout.positions + 1
         rows = centred if self.item_gaps is None else self.item_gaps(centred, layout)
-        attributes = self.item_attributes
-        if self.item_owner is not None and attributes is not None:
+        if self.item_owner is not None and (attributes := self.item_attributes) is not None:
             rows = self.item_owner(rows, layout, attributes)
         rows = rows if self.item_context is None else self.item_context(rows, layout)
         encoded = self._encoded(self.item_side, rows, layout, prefixes, at)
