@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -186,7 +185,4 @@ def _some(queries: Queries, most: int) -> Queries:
     if not most or len(queries) <= most:
         return queries
     kept = np.sort(np.random.default_rng(0).permutation(len(queries))[:most])
-    time = None if queries.time is None else queries.time[kept]
-    return replace(
-        queries, event=queries.event[kept], user=queries.user[kept], item=queries.item[kept], time=time
-    )
+    return queries.part(kept)

@@ -79,6 +79,11 @@ class Queries:
     def __len__(self) -> int:
         return len(self.event)
 
+    def part(self, rows: np.ndarray) -> Queries:
+        """Some of the queries, int64 [N] or bool [Q]; what is noted of all stays."""
+        time = None if self.time is None else self.time[rows]
+        return replace(self, event=self.event[rows], user=self.user[rows], item=self.item[rows], time=time)
+
     def sources(self, direction: str) -> np.ndarray:
         """Rows that ask, int32 [Q]: users for user-to-item, items for item-to-user."""
         return self.user if check_direction(direction) == USER_TO_ITEM else self.item

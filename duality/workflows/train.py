@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ from duality.workflows.attributes import Attributes
 from duality.workflows.card import model_card
 from duality.workflows.choosing import choose
 from duality.workflows.recipe import Recipe
-from duality.workflows.scorers import ModelScorer, States
+from duality.workflows.scorers import ModelScorer, States, TrainedStates
 
 VALIDATION_QUERIES = 2000  # asked after every epoch; all of them are asked once, at the end
 METRICS = ("ndcg@10", "recall@10", "recall@100", "auc")
@@ -76,11 +75,11 @@ def _train(
         trainer.resume()
         say(f"resuming after epoch {trainer.state.epoch}")
     world = world_of(dataset, split, "validation")
-    sample = _some(make_queries(world, split.hidden("validation"), USER_TO_ITEM), VALIDATION_QUERIES)
-    if not len(sample):
-        raise InputError("nothing to validate on: no user has enough events (leave-one-out needs three)")
+    sample, seen_as = _asked_after_epochs(
+        make_queries(world, split.hidden("validation"), USER_TO_ITEM), trainer.model.trained.cpu().numpy()
+    )
     state = trainer.fit(
-        lambda model: validation(model, dataset, world, [(USER_TO_ITEM, sample)], METRICS[:2])
+        lambda model: validation(model, dataset, world, [(USER_TO_ITEM, sample)], METRICS[:2], seen_as)
     )
     if ranks.rank:
         return {}
@@ -115,10 +114,11 @@ def validation(
     world: World,
     asked: list[tuple[str, Queries]],
     metrics: tuple[str, ...],
+    seen_as: type[States] = States,
 ) -> dict[str, float]:
     """Full-ranking metrics by name, e.g. `user_to_item.ndcg@10`, of the model's current weights."""
     device = model.item_table.device
-    scorer = ModelScorer(States(model.cpu(), dataset, world.visible))
+    scorer = ModelScorer(seen_as(model.cpu(), dataset, world.visible))
     values = {}
     for direction, queries in asked:
         ranks, candidates = rank_full(scorer, queries, world, direction)
@@ -127,6 +127,20 @@ def validation(
             values[f"{direction.replace('-', '_')}.{name}"] = float(value)
     model.to(device)
     return values
+
+
+def _asked_after_epochs(queries: Queries, trained: np.ndarray) -> tuple[Queries, type[States]]:
+    """The queries that an epoch is judged by, and what they see: trained items alone, unless most targets are others.
+
+    Raises:
+        InputError: there are none.
+    """
+    if not len(queries):
+        raise InputError("nothing to validate on: no user has enough events (leave-one-out needs three)")
+    known = trained[queries.item]
+    if 2 * known.sum() < len(queries):
+        return _some(queries, VALIDATION_QUERIES), States
+    return _some(queries.part(known), VALIDATION_QUERIES), TrainedStates
 
 
 def _trainer(
@@ -190,10 +204,7 @@ def _some(queries: Queries, most: int) -> Queries:
     if len(queries) <= most:
         return queries
     kept = np.sort(np.random.default_rng(0).permutation(len(queries))[:most])
-    time = None if queries.time is None else queries.time[kept]
-    return replace(
-        queries, event=queries.event[kept], user=queries.user[kept], item=queries.item[kept], time=time
-    )
+    return queries.part(kept)
 
 
 def _document(out: Path, state: TrainState, metrics: dict[str, float]) -> dict[str, Any]:
