@@ -64,12 +64,12 @@ class SoftmaxStack(Encoder):
 class Heads(nn.Module):
     """Linear maps to queries, keys and values of several heads, and back."""
 
-    def __init__(self, dim: int, num_heads: int) -> None:
+    def __init__(self, dim: int, num_heads: int, *, bias: bool = True) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.query_key = nn.Linear(dim, 2 * dim)
-        self.value = nn.Linear(dim, dim)
-        self.project_out = nn.Linear(dim, dim)
+        self.query_key = nn.Linear(dim, 2 * dim, bias)
+        self.value = nn.Linear(dim, dim, bias)
+        self.project_out = nn.Linear(dim, dim, bias)
 
     def forward(self, rows: Tensor, turns: Tensor | None) -> Projected:
         heads = (self.num_heads, -1)
@@ -81,10 +81,10 @@ class Heads(nn.Module):
 class GatedFeedForward(nn.Module):
     """SwiGLU feed-forward layer (Shazeer, "GLU Variants Improve Transformer", 2020)."""
 
-    def __init__(self, dim: int, hidden: int) -> None:
+    def __init__(self, dim: int, hidden: int, *, bias: bool = True) -> None:
         super().__init__()
-        self.project_in = nn.Linear(dim, 2 * hidden)
-        self.project_out = nn.Linear(hidden, dim)
+        self.project_in = nn.Linear(dim, 2 * hidden, bias)
+        self.project_out = nn.Linear(hidden, dim, bias)
 
     def forward(self, rows: Tensor) -> Tensor:
         gate, value = self.project_in(rows).chunk(2, dim=-1)

@@ -12,23 +12,28 @@ import torch
 from torch import Tensor
 
 
-def rotations(positions: Tensor, head_dim: int, *, base: float = 10_000.0) -> Tensor:
+def rotations(
+    positions: Tensor, head_dim: int, of: torch.dtype = torch.float32, *, base: float = 10_000.0
+) -> Tensor:
     """Unit complex numbers that turn each row by its position.
 
     Args:
         positions: int64 [P].
         head_dim: K, even.
+        of: what will be turned; float64 is turned by complex128.
         base: longest wavelength in rows, divided by 2π.
 
     Returns:
-        complex64 [P, K / 2]. Angles are taken in float64: in float32 a row 10,000 back would be
+        complex64 (or 128) [P, K / 2]. Angles are taken in float64: in float32 a row 10,000 back would be
         off by 1e-3 radians.
     """
     frequency = base ** (
         -torch.arange(0, head_dim, 2, dtype=torch.float64, device=positions.device) / head_dim
     )
     angle = positions.to(torch.float64)[:, None] * frequency
-    return torch.polar(torch.ones_like(angle), angle).to(torch.complex64)
+    return torch.polar(torch.ones_like(angle), angle).to(
+        torch.complex128 if of == torch.float64 else torch.complex64
+    )
 
 
 def rotate(rows: Tensor, turns: Tensor) -> Tensor:

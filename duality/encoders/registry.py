@@ -12,12 +12,13 @@ from duality.encoders.denoiser import RecDenoiser, RecDenoiserConfig
 from duality.encoders.fourier import Fourier, FourierConfig
 from duality.encoders.hstu import HSTU, HSTUConfig
 from duality.encoders.sasrec import SASRec, SASRecConfig
-from duality.encoders.transformer import LiGR, LiGRConfig, Transformer, TransformerConfig
+from duality.encoders.transformer import LiGR, LiGRConfig, Llama, LlamaConfig, Transformer, TransformerConfig
 from duality.encoders.vaswani import Vaswani, VaswaniConfig
 
 ENCODERS: dict[str, type] = {
     "transformer": Transformer,
     "ligr": LiGR,
+    "llama": Llama,
     "vaswani": Vaswani,
     "sasrec": SASRec,
     "bert4rec": BERT4Rec,
@@ -30,6 +31,7 @@ ENCODERS: dict[str, type] = {
 AnyConfig = (
     TransformerConfig
     | LiGRConfig
+    | LlamaConfig
     | VaswaniConfig
     | SASRecConfig
     | BERT4RecConfig

@@ -6,6 +6,7 @@ items of a user and users of an item.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -42,15 +43,31 @@ class LiGRConfig(Shape):
     name: Literal["ligr"] = "ligr"
 
 
+class LlamaConfig(Shape):
+    """`name = "llama"`: the same as language models have it."""
+
+    name: Literal["llama"] = "llama"
+
+
+class RootMeanSquare(nn.RMSNorm):
+    """Rows divided by their root mean square, with LLaMA's epsilon."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim, eps=1e-6)
+
+
 class Block(SoftmaxBlock):
     """Attention and feed-forward, each on normalised rows, each added to what came in."""
 
+    norm: Callable[[int], nn.Module] = nn.LayerNorm
+    bias = True
+
     def __init__(self, dim: int, config: Shape) -> None:
         super().__init__()
-        self.attention_norm = nn.LayerNorm(dim)
-        self.attention = Heads(dim, config.num_heads)
-        self.feed_forward_norm = nn.LayerNorm(dim)
-        self.feed_forward = GatedFeedForward(dim, config.hidden)
+        self.attention_norm = type(self).norm(dim)
+        self.attention = Heads(dim, config.num_heads, bias=self.bias)
+        self.feed_forward_norm = type(self).norm(dim)
+        self.feed_forward = GatedFeedForward(dim, config.hidden, bias=self.bias)
         self.dropout = Dropout(config.dropout)
 
     def project(self, rows: Tensor, turns: Tensor | None) -> Projected:
@@ -95,10 +112,10 @@ class Transformer(SoftmaxStack):
         self.head_dim = dim // config.num_heads
         self.input_dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(self.block(dim, config) for _ in range(config.num_blocks))
-        self.norm = nn.LayerNorm(dim)
+        self.norm = self.block.norm(dim)
 
     def enter(self, rows: Tensor, positions: Tensor) -> tuple[Tensor, Tensor | None]:
-        turns = None if self.positions == "none" else rotations(positions, self.head_dim)
+        turns = None if self.positions == "none" else rotations(positions, self.head_dim, rows.dtype)
         return self.input_dropout(rows), turns
 
     def positions_of(self, layout: Layout, device: torch.device) -> Tensor:
@@ -114,3 +131,20 @@ class LiGR(Transformer):
     """The same with gated additions."""
 
     block = GatedBlock
+
+
+class LlamaBlock(Block):
+    """A block without means and biases.
+
+    Source: Touvron et al., "LLaMA" (2023), 2.2; HLLM's user model (Chen et al. 2024, 3.2) is a stack of these over
+    item vectors.
+    """
+
+    norm = RootMeanSquare
+    bias = False
+
+
+class Llama(Transformer):
+    """The same after LLaMA: rows are divided by their root mean square, linear maps have no bias."""
+
+    block = LlamaBlock

@@ -19,6 +19,7 @@ from duality.encoders.bert4rec import BERT4Rec, BERT4RecBlock, BERT4RecConfig
 from duality.encoders.blocks import PostNormBlock
 from duality.encoders.hstu import HSTU, HSTUBlock, HSTUConfig
 from duality.encoders.sasrec import SASRec, SASRecConfig
+from duality.encoders.transformer import Llama, LlamaConfig
 from duality.encoders.vaswani import Vaswani, VaswaniConfig, sinusoids
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "encoders"
@@ -194,6 +195,47 @@ def test_hstu_is_the_published_unit(name: str) -> None:
     seen = newest(Layout(fixture["lengths"]), 6)
     assert rows.grad is not None
     np.testing.assert_allclose(rows.grad[seen].numpy(), fixture["gradient_of_rows"], atol=1e-9, rtol=0)
+
+
+def llama_values(fixture: Fixture, kind: str, number: int) -> dict[str, Tensor]:
+    """A published layer's weights or gradients by our names. Rotations pair neighbours here, halves of a head there."""
+
+    def value(name: str) -> Tensor:
+        return torch.from_numpy(fixture[f"{kind}/layers.{number}.{name}.weight"])
+
+    both = torch.stack([value(f"self_attn.{part}_proj") for part in ("q", "k")])
+    paired = both.unflatten(1, (2, 2, 2)).transpose(2, 3)  # heads, then halves and pairs of a head's four
+    return {
+        "attention_norm.weight": value("input_layernorm"),
+        "attention.query_key.weight": paired.flatten(0, 3),
+        "attention.value.weight": value("self_attn.v_proj"),
+        "attention.project_out.weight": value("self_attn.o_proj"),
+        "feed_forward_norm.weight": value("post_attention_layernorm"),
+        "feed_forward.project_in.weight": torch.cat((value("mlp.gate_proj"), value("mlp.up_proj"))),
+        "feed_forward.project_out.weight": value("mlp.down_proj"),
+    }
+
+
+def test_llama_is_the_user_model_of_hllm() -> None:
+    fixture = fixture_of("llama")
+    encoder = Llama(8, LlamaConfig(num_heads=2, hidden=12, dropout=0.3)).double().eval()
+    with torch.no_grad():
+        encoder.norm.weight.copy_(torch.from_numpy(fixture["weight/norm.weight"]))
+        for number, block in enumerate(encoder.blocks):
+            ours = dict(block.named_parameters())
+            values = llama_values(fixture, "weight", number)
+            assert set(ours) == set(values)
+            for name, parameter in ours.items():
+                parameter.copy_(values[name])
+    rows = torch.from_numpy(fixture["rows"]).requires_grad_()
+    others = {k: v for k, v in fixture.items() if not k.startswith("gradient/layers")}
+    agree(encoder, rows, others, {"norm.weight": encoder.norm.weight})
+    assert rows.grad is not None
+    np.testing.assert_allclose(rows.grad.numpy(), fixture["gradient_of_rows"], atol=1e-9, rtol=0)
+    for number, block in enumerate(encoder.blocks):
+        values = llama_values(fixture, "gradient", number)
+        for name, parameter in block.named_parameters():
+            torch.testing.assert_close(parameter.grad, values[name], atol=1e-9, rtol=1e-9, msg=name)
 
 
 def test_vaswani_is_the_layer_of_torch() -> None:
