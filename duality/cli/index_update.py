@@ -18,6 +18,12 @@ from duality.runtime import home
     "--events", type=click.Path(path_type=Path), required=True, help="Any SOURCE of `duality data import`."
 )
 @click.option("--data", type=_FOLDER, help="Dataset to append to [the one the index recorded].")
+@click.option(
+    "--users", type=click.Path(path_type=Path), help="Attributes of new users [those beside the events]."
+)
+@click.option(
+    "--items", type=click.Path(path_type=Path), help="Attributes of new items [those beside the events]."
+)
 @click.option("--user-column", help="Column of user ids [that of the import, or a usual name].")
 @click.option("--item-column", help="Column of item ids [likewise].")
 @click.option("--time-column", help="Column of times [likewise].")
@@ -25,7 +31,7 @@ from duality.runtime import home
 @click.option("--event-column", help="Keep only rows where this column is true or positive.")
 @click.option("--where", help='Keep only rows that meet this filter [that of the import; "" keeps all].')
 @json_option
-def update(index: Path | None, events: Path, data: Path | None, as_json: bool, **columns: str | None) -> None:
+def update(index: Path | None, events: Path, data: Path | None, as_json: bool, **options: Any) -> None:
     """Append events, then encode and store the users and items they touch; no retraining.
 
     INDEX is indexes/default when it is not given. Durable when the command returns; after an
@@ -34,7 +40,7 @@ def update(index: Path | None, events: Path, data: Path | None, as_json: bool, *
     from duality.workflows.index import Index
 
     with Index.open(index or home() / "indexes" / "default", "w") as opened:
-        document = opened.update(events, data=data, **columns)
+        document = opened.update(events, data=data, **options)
     emit(document, as_json, _show)
 
 

@@ -57,6 +57,8 @@ def append_events(
     time_column: str | None = None,
     order_column: str | None = None,
     event_column: str | None = None,
+    users: Any = None,
+    items: Any = None,
     where: str | None = None,
     memory_limit: str = "1GB",
 ) -> Appended:
@@ -67,6 +69,8 @@ def append_events(
         home: the dataset.
         user_column, item_column, time_column, order_column, event_column: columns; by default those
             that the dataset was imported by, or those with a usual name.
+        users, items: attributes of those who are new, by default the tables beside the events; those the
+            dataset knows keep theirs.
         where: keep only rows that meet this filter; by default the one of the import; "" keeps all.
         memory_limit: of DuckDB.
 
@@ -82,6 +86,7 @@ def append_events(
             source,
             dataset,
             folder,
+            sides={"users": users, "items": items},
             asked=dict(zip(ROLES, columns)),
             where=where,
             memory_limit=memory_limit,
@@ -123,7 +128,7 @@ def _write(folder: Path, dataset: Dataset, new: Arrivals, merged: Merged) -> str
     ):
         if more:
             write_ids(folder, side, [*ids.ids(np.arange(len(ids))), *more])
-            _write_table(folder / f"{side}.parquet", _with_ids(table(), more))
+            _write_table(folder / f"{side}.parquet", _with_ids(table(), more, new.told[side], side))
         else:
             for file in (f"{side}.parquet", *(f"{side}.ids.{end}" for end in _ID_FILES)):
                 link_or_copy(dataset.path / file, folder / file)
@@ -181,12 +186,44 @@ def _indptr(owner: np.ndarray, owners: int) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=owners))]).astype(np.int64)
 
 
-def _with_ids(table: Any, ids: list[str]) -> Any:
-    """A users or items table with rows for new ids, whose attributes nobody has told."""
+def _with_ids(table: Any, ids: list[str], told: Any, side: str) -> Any:
+    """A users or items table with rows for new ids: the dataset's columns, null where nothing was told.
+
+    Raises:
+        DataError: a column that was told has another type.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    names = pa.array(ids, table.schema.field("id").type)
+    found = told.take(pc.index_in(names, value_set=told.column("id").combine_chunks()))
+    new = _as_in(table.schema, found, f"new {side}").set_column(0, "id", names)
+    return pa.concat_tables([table, new])
+
+
+def _as_in(schema: Any, given: Any, file: str) -> Any:
+    """The columns of a schema, null where a table has no such one.
+
+    Raises:
+        DataError: a column of the table has another type.
+    """
     import pyarrow as pa
 
-    new = pa.table({"id": pa.array(ids, table.schema.field("id").type)})
-    return pa.concat_tables([table, new], promote_options="default")
+    columns = {}
+    for field in schema:
+        if field.name not in given.column_names:
+            columns[field.name] = pa.nulls(len(given), field.type)
+            continue
+        try:
+            columns[field.name] = given.column(field.name).cast(field.type)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            kind = given.schema.field(field.name).type
+            raise DataError(
+                f"{kind}, and the dataset holds {field.type}: give it the dataset's type, or leave it out",
+                file=file,
+                column=field.name,
+            ) from None
+    return pa.table(columns, schema=schema)
 
 
 def _with_rows(old: Any, new: Arrivals, source: np.ndarray) -> Any:
@@ -197,21 +234,7 @@ def _with_rows(old: Any, new: Arrivals, source: np.ndarray) -> Any:
     """
     import pyarrow as pa
 
-    columns = {}
-    for field in old.schema:
-        if field.name not in new.attributes.column_names:
-            columns[field.name] = pa.nulls(len(new), field.type)
-            continue
-        try:
-            columns[field.name] = new.attributes.column(field.name).cast(field.type)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-            kind = new.attributes.schema.field(field.name).type
-            raise DataError(
-                f"{kind}, and the dataset holds {field.type}: give it the dataset's type, or leave it out",
-                file=new.name,
-                column=field.name,
-            ) from None
-    both = pa.concat_tables([old, pa.table(columns, schema=old.schema)])
+    both = pa.concat_tables([old, _as_in(old.schema, new.attributes, new.name)])
     return both.take(pa.array(source))
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from duality.artifacts import fingerprint
+from duality.data.attributes import stage_side
 from duality.data.checks import reading
 from duality.data.connection import connect, quoted, read_table
 from duality.data.dataset import Dataset
@@ -45,6 +46,7 @@ class Arrivals:
         tie: uint64 [N], what orders equal times.
         attributes: table [N], the file's other columns.
         new_users, new_items: ids of the rows that are new, in row order.
+        told: side to what was said of users or items, `id` and their attributes.
         dropped: reason to number of rows that the rules of the dataset left out.
         digest: identity of the events, whatever file they came in.
     """
@@ -57,6 +59,7 @@ class Arrivals:
     attributes: pa.Table
     new_users: list[str]
     new_items: list[str]
+    told: dict[str, pa.Table]
     dropped: dict[str, int]
     digest: str
 
@@ -85,6 +88,7 @@ def arrivals(
     dataset: Dataset,
     folder: Path,
     *,
+    sides: dict[str, Any],
     asked: dict[str, str | None],
     where: str | None,
     memory_limit: str,
@@ -94,6 +98,7 @@ def arrivals(
     Args:
         source: a path, frame or table.
         folder: for DuckDB's files.
+        sides: `users` and `items`, attribute tables as paths or frames; where None, those beside the log.
         asked: role to column; where None, the column that the dataset was imported by, if the source
             has it, else one with a usual name.
         where: filter; None takes the dataset's own, "" none.
@@ -102,10 +107,15 @@ def arrivals(
         DataError: the source cannot be read, or has no times and the dataset has; file, row and column.
     """
     found = find_source(source)
+    beside = {
+        side: getattr(found, side) if given is None else find_source(given) for side, given in sides.items()
+    }
     connection = connect(folder, memory_limit)
     try:
         with reading(found.name, None, None):
             stage(connection, found, "log_rows")
+            for side, table in beside.items():
+                stage_side(connection, table, side)
             connection.execute("SET enable_external_access = false")
             columns = list(column_types(connection, "log_rows"))
             log = prepare_log(
@@ -175,6 +185,9 @@ def _numbered(connection: duckdb.DuckDBPyConnection, log: Log, dataset: Dataset)
         attributes=table.drop_columns(["__user", "__item", "__time", "__tie"]),
         new_users=new_users,
         new_items=new_items,
+        told={
+            side: read_table(connection, f"SELECT * FROM {side}_attributes") for side in ("users", "items")
+        },
         dropped=log.dropped,
         # The ties are hashes of user, item and time, one per row: together they are the log.
         digest=fingerprint(_numpy(table, "__tie").tobytes()),

@@ -5,7 +5,10 @@ A history's rows know its owner: F those of the user, G those of the item. The a
 owner's own. A row may know more of its own event as well: what the log's other columns say. Owners that training did
 not know have nothing to add, and training leaves a share of them out, so that the encoders can do without.
 
-Shapes: N rows of a side, C codes, V values, P packed rows, D dimensions.
+Texts and vectors made elsewhere enter by a linear map that is trained; the text model is not. With items made of
+their texts and `llama` as the user encoder this is the two-level scheme of HLLM (Chen et al. 2024) over a text model at rest.
+
+Shapes: N rows of a side, C codes, V values, W values of a described row, P packed rows, D dimensions.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from torch.nn import functional
 
 from duality.data.coding import Coded, Vocabulary
 from duality.data.dataset import Dataset
+from duality.data.describing import Described
 from duality.encoders.base import Layout
 
 
@@ -32,10 +36,12 @@ class AttributeVectors(nn.Module):
         self.vectors = nn.Parameter(torch.zeros(coded.size, dim))
         for name in ("indptr", "code", "weight"):
             self.register_buffer(name, torch.from_numpy(getattr(coded, name)))
+        self.described = None if coded.described is None else DescribedVectors(coded.described, dim)
 
     def forward(self) -> Tensor:
         """Of every row, float [N, D]."""
-        return self._bags(self.code, self.weight, self.indptr[:-1])
+        bags = self._bags(self.code, self.weight, self.indptr[:-1])
+        return bags if self.described is None else bags + self.described()
 
     def of(self, rows: Tensor) -> Tensor:
         """Of rows int64 [n], float [n, D]; 0 for rows that are not known."""
@@ -46,6 +52,7 @@ class AttributeVectors(nn.Module):
         inside = torch.arange(int(lengths.sum()), device=rows.device) - first.repeat_interleave(lengths)
         place = start.repeat_interleave(lengths) + inside
         bags = self._bags(self.code[place], self.weight[place], first)
+        bags = bags if self.described is None else bags + self.described(rows[known])
         return bags.new_zeros(len(rows), bags.shape[1]).index_copy(0, known, bags)
 
     def _bags(self, code: Tensor, weight: Tensor, first: Tensor) -> Tensor:
@@ -59,6 +66,59 @@ class AttributeVectors(nn.Module):
         """Know the rows of a larger side; values stay those of training."""
         for name in ("indptr", "code", "weight"):
             setattr(self, name, torch.from_numpy(getattr(coded, name)).to(self.vectors.device))
+        if self.described is not None and coded.described is not None:
+            self.described.grow(coded.described)
+
+
+class DescribedVectors(nn.Module):
+    """What texts and vectors say of a side's rows, by a linear map that starts at zero.
+
+    Parts are centred and have length 1: text models give all texts one large common direction, which says nothing.
+    """
+
+    values: Tensor
+    widths: Tensor
+    keys: Tensor
+    centre: Tensor
+    read: Tensor
+
+    def __init__(self, described: Described, dim: int) -> None:
+        super().__init__()
+        self.map = nn.Linear(described.vectors.shape[1], dim, bias=False)
+        nn.init.zeros_(self.map.weight)
+        self.register_buffer("widths", torch.tensor(described.widths))
+        values = torch.from_numpy(described.vectors)
+        there = self._there(values)
+        self.register_buffer("centre", (values * there).sum(0) / there.sum(0).clamp(min=1))
+        for name in ("values", "keys", "read"):
+            self.register_buffer(name, torch.empty(0), persistent=name != "read")
+        self.grow(described)
+
+    def grow(self, described: Described) -> None:
+        """Know the rows of a larger side; the centre stays that of training."""
+        device = self.map.weight.device
+        self.values = torch.from_numpy(described.vectors).to(device)
+        self.keys = torch.from_numpy(described.keys).to(device)
+        self.settle()
+
+    def settle(self) -> None:
+        """Make what the map reads of what is known, float [N, W]."""
+        parts = ((self.values - self.centre) * self._there(self.values)).split(self.widths.tolist(), 1)
+        self.read = torch.cat([functional.normalize(part, dim=1) for part in parts], 1)
+
+    def _there(self, values: Tensor) -> Tensor:
+        """1 where a row has a part, 0 where it lacks it: float [N, W]."""
+        parts = values.split(self.widths.tolist(), 1)
+        return torch.cat([part.any(1, keepdim=True).expand_as(part) for part in parts], 1).to(values.dtype)
+
+    def forward(self, rows: Tensor | None = None) -> Tensor:
+        """Of rows int64 [n], or of all: float [n, D]."""
+        found: Tensor = self.map(self.read if rows is None else self.read[rows])
+        return found
+
+    def known(self) -> Described:
+        """What is known, for those who describe more."""
+        return Described(self.values.cpu().numpy(), tuple(self.widths.tolist()), self.keys.cpu().numpy())
 
 
 class Composed(nn.Module):
@@ -135,4 +195,8 @@ def codes_in(weights: dict[str, Tensor], prefix: str) -> Coded | None:
     if f"{prefix}.code" not in weights:
         return None
     indptr, code, weight = (weights[f"{prefix}.{name}"].numpy() for name in ("indptr", "code", "weight"))
-    return Coded(indptr, code, weight, len(weights[f"{prefix}.vectors"]))
+    described = None
+    if f"{prefix}.described.values" in weights:
+        values, widths, keys = (weights[f"{prefix}.described.{n}"] for n in ("values", "widths", "keys"))
+        described = Described(values.numpy(), tuple(widths.tolist()), keys.numpy())
+    return Coded(indptr, code, weight, len(weights[f"{prefix}.vectors"]), described)

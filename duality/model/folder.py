@@ -21,9 +21,11 @@ from safetensors.torch import load_file, save_file
 from duality.artifacts import atomic_file, checksum, read_json, write_json
 from duality.config import validate
 from duality.data.coding import Coded, Vocabulary
+from duality.data.describing import Described
 from duality.data.ids import Ids
 from duality.errors import DamageError, InputError
 from duality.model.attributes import codes_in
+from duality.model.texts import TextModel
 from duality.model.two_sided import ModelConfig, TwoSided
 
 if TYPE_CHECKING:
@@ -81,10 +83,20 @@ class ModelFolder:
         model.load_state_dict(tensors)
         return model.eval()
 
-    def codes(self, side: str, table: pa.Table) -> Coded | None:
-        """Codes of everybody in a table of users or items, by the vocabulary of training; None if it has none."""
+    def codes(self, side: str, table: pa.Table, described: Described | None = None) -> Coded | None:
+        """Codes of everybody in a table of users or items, by the vocabulary of training; None if it has none.
+
+        Args:
+            described: of the side, if it has been, so that the same texts are not read again.
+
+        Raises:
+            InputError: a text is new, and the text model is gone or another.
+        """
         known = self._vocabulary(side)
-        return None if known is None else known.codes(table, Ids.open(self.path, side))
+        if known is None:
+            return None
+        read = known.text_model and TextModel(Path(self.config["model"]["text_model"]), known.text_model)
+        return known.codes(table, Ids.open(self.path, side), embed=read or None, known=described)
 
     def _vocabulary(self, side: str) -> Vocabulary | None:
         known = self.config.get("vocabulary", {}).get(side)

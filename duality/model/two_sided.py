@@ -20,7 +20,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
@@ -52,9 +52,17 @@ class ModelConfig(Config):
     # vector of the owner's own.
     user_attributes: tuple[str, ...] = ()
     item_attributes: tuple[str, ...] = ()
+    own_rows: bool = True  # false: items are their attributes alone, texts say, so that new ones lack nothing
+    text_model: str = ""  # folder of the Hugging Face model that reads attributes named NAME:text
     # Other columns of the log, which rows of both sides know of their own event.
     event_attributes: tuple[str, ...] = ()
     owner_dropout: float = Field(default=0.5, ge=0, lt=1)  # share of histories that train without their owner
+
+    @model_validator(mode="after")
+    def _items_of_something(self) -> ModelConfig:
+        if not self.own_rows and not self.item_attributes:
+            raise ValueError("items without rows of their own are nothing: name model.item_attributes")
+        return self
 
     _names = field_validator("user_encoder", "item_encoder", mode="before")(with_name)
 
@@ -85,6 +93,8 @@ class TwoSided(nn.Module):
         # What the encoders multiply in: bfloat16 while they are trained so, else the weights' own type.
         self.low: torch.dtype | None = None
         self.item_table = nn.Parameter(torch.randn(num_items, dim) / math.sqrt(dim))
+        if not config.own_rows:
+            self.item_table.requires_grad_(False).zero_()
         # Rows that training knew of; `grow` adds others, and they do not compete in log Z.
         self.fitted = num_items
         self.user_encoder = make_encoder(dim, config.user_encoder)

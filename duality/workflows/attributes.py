@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from duality.data.coding import Coded, Vocabulary
+from duality.data.coding import TEXT, VECTOR, Coded, Vocabulary
 from duality.data.dataset import Dataset
 from duality.data.split import Split
 from duality.errors import InputError
 from duality.model.folder import ModelFolder
-from duality.model.two_sided import ModelConfig
+from duality.model.texts import TextModel
+from duality.model.two_sided import ModelConfig, TwoSided
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,22 +38,42 @@ class Attributes:
         }
         named["events"], trained["events"] = config.event_attributes, split.train
         tables = {side: _table(dataset, side) for side, names in named.items() if names}
+        _check_events(config.event_attributes)
+        read = TextModel(Path(config.text_model)) if config.text_model else None
+        of = "" if read is None else read.fingerprint
         vocabulary = {
-            side: Vocabulary.fit(table, named[side], trained[side], side=side)
+            side: Vocabulary.fit(table, named[side], trained[side], side=side, text_model=of)
             for side, table in tables.items()
         }
         sides = [side for side in vocabulary if side != "events"]
-        return cls(vocabulary, {side: vocabulary[side].codes(tables[side]) for side in sides})
+        return cls(vocabulary, {side: vocabulary[side].codes(tables[side], embed=read) for side in sides})
 
     def to_json(self) -> dict[str, Any]:
         """Vocabularies by side."""
         return {side: known.to_json() for side, known in self.vocabulary.items()}
 
 
-def codes_for(folder: ModelFolder, dataset: Dataset) -> dict[str, Coded | None]:
-    """Codes of a dataset's users and items by the vocabulary of a model; None for a side without."""
-    known = folder.config.get("vocabulary", {})
-    return {side: folder.codes(side, _table(dataset, side)) for side in known if side != "events"}
+def codes_for(folder: ModelFolder, dataset: Dataset, model: TwoSided) -> dict[str, Coded | None]:
+    """Codes of a dataset's users and items by the vocabulary of a model; None for a side without.
+
+    Args:
+        model: of the folder; texts that it knows are not read again.
+    """
+    sides = {"users": model.user_attributes, "items": model.item_attributes}
+    found = {}
+    for side in set(folder.config.get("vocabulary", {})) & set(sides):
+        held = sides[side]
+        known = None if held is None or held.described is None else held.described.known()
+        found[side] = folder.codes(side, _table(dataset, side), known)
+    return found
+
+
+def _check_events(names: tuple[str, ...]) -> None:
+    for name in names:
+        if name.endswith((f":{TEXT}", f":{VECTOR}")):
+            raise InputError(
+                f"model.event_attributes: '{name}': events have values only, no texts or vectors"
+            )
 
 
 def _table(dataset: Dataset, side: str) -> Any:

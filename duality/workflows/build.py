@@ -91,5 +91,5 @@ def model_for(folder: ModelFolder, dataset: Dataset) -> TwoSided:
             "train on this dataset, or pass the one the model knows with --data"
         )
     if not same:
-        model.grow(dataset.num_items, **codes_for(folder, dataset))
+        model.grow(dataset.num_items, **codes_for(folder, dataset, model))
     return model

@@ -113,6 +113,8 @@ class Index:
         time_column: str | None = None,
         order_column: str | None = None,
         event_column: str | None = None,
+        users: Any = None,
+        items: Any = None,
         where: str | None = None,
     ) -> dict[str, Any]:
         """Append events to the dataset, and encode and store the users and items they touch.
@@ -122,20 +124,24 @@ class Index:
             data: dataset folder; None takes the one given to `open`, else the recorded one.
             user_column, item_column, time_column, order_column, event_column: columns, by default those
                 of the import or those with a usual name.
+            users, items: attributes of those who are new, a path or frame each; by default tables beside the events.
             where: keep only rows that meet this filter; None takes that of the import, "" none.
 
         Returns and raises as `duality.workflows.update.update`.
         """
         from duality.workflows.update import update
 
-        columns = {
+        reading = {
             "user_column": user_column,
             "item_column": item_column,
             "time_column": time_column,
             "order_column": order_column,
             "event_column": event_column,
+            "users": users,
+            "items": items,
+            "where": where,
         }
-        document = update(self, events, data=Path(data) if data else self._data, where=where, **columns)
+        document = update(self, events, data=Path(data) if data else self._data, **reading)
         self._forget()
         return document
 

@@ -1,7 +1,7 @@
 """`duality index update`: new events into the dataset, the users and items they touch into the index.
 
-Steps:  1. a new version of the dataset (data/append.py), 2. items, 3. users, one commit each,
-        4. the index records the version it is at.
+Steps:  1. a new version of the dataset (data/append.py), 2. items, 3. users, a commit for those that the
+        index holds and one for those that are new to it, with their attributes, 4. the index records the version it is at.
         Whatever stops it, the steps before stay and the next update does the rest: what step 2 to 4
         owe is every history that changed since the version that the index recorded.
 Cost:   encoding the touched users, and the users of touched items that training never saw; copying the
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,7 @@ from duality.workflows.fresh_vectors import (
 )
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from torch import Tensor
 
     from duality.model.two_sided import TwoSided
@@ -56,7 +58,7 @@ def update(index: Index, events: Any, *, data: Path | None = None, **reading: An
         index: opened with mode "w".
         events: anything that `import_events` takes.
         data: the dataset; None takes the one that the index recorded.
-        reading: options of `append_events`: columns, `where`.
+        reading: options of `append_events`: columns, attributes of new users and items, `where`.
 
     Returns:
         `events` (added), `dropped` {reason: n}, `users` and `items` (touched), `new_users`, `new_items`,
@@ -78,7 +80,7 @@ def update(index: Index, events: Any, *, data: Path | None = None, **reading: An
     at, model = _recorded(index), index.model
     appended, dataset, changed = _append(index, events, data, at, reading)
     users, items = changed
-    model.grow(dataset.num_items, **codes_for(index.model_folder, dataset))
+    model.grow(dataset.num_items, **codes_for(index.model_folder, dataset, model))
     written = _to_write(index, model, dataset, items)
     _upsert_items(index, model, dataset, written)
     _upsert_users(index, model, dataset, users)
@@ -151,8 +153,10 @@ def _upsert_items(index: Index, model: TwoSided, dataset: Dataset, rows: np.ndar
         )
         ends = (model.popularity, dataset, dataset.event_item, dataset.num_items)
         vectors[:, LEVEL] += _bias(index, rows, *ends)
-        attributes = pa.table({"generated": ~trained_items(model, rows)})
-        index.items.upsert(dataset.item_ids.ids(rows), vectors, attributes)
+        for some, attributes in _attributes(index.items, dataset.item_ids.ids(rows), rows, dataset.items()):
+            generated = pa.array(~trained_items(model, rows[some]))
+            attributes = attributes.append_column("generated", generated)
+            index.items.upsert(dataset.item_ids.ids(rows[some]), vectors[some], attributes)
 
 
 def _upsert_users(index: Index, model: TwoSided, dataset: Dataset, rows: np.ndarray) -> None:
@@ -160,7 +164,20 @@ def _upsert_users(index: Index, model: TwoSided, dataset: Dataset, rows: np.ndar
         vectors = user_vectors(model, dataset, rows, _history_vectors(index, model, dataset, rows))
         ends = (model.activity, dataset, dataset.event_user, dataset.num_users)
         vectors[:, ACTIVITY] += _bias(index, rows, *ends)
-        index.users.upsert(dataset.user_ids.ids(rows), vectors)
+        for some, attributes in _attributes(index.users, dataset.user_ids.ids(rows), rows, dataset.users()):
+            index.users.upsert(dataset.user_ids.ids(rows[some]), vectors[some], attributes)
+
+
+def _attributes(
+    side: Any, ids: list[str], rows: np.ndarray, table: pa.Table
+) -> Iterator[tuple[np.ndarray, pa.Table]]:
+    """Those the index holds, whose attributes stay as they are there, and those it does not, with the dataset's."""
+    held = side.attributes_of(ids)
+    known = np.array([identifier in held for identifier in ids], bool)
+    for some, names in ((known, ["id"]), (~known, table.column_names)):
+        if some.any():
+            chosen = np.flatnonzero(some)
+            yield chosen, table.select(names).take(rows[chosen])
 
 
 def _bias(

@@ -129,7 +129,7 @@ def same(one: Coded, other: Coded) -> None:
     [
         ("colour", "items have no attribute 'colour': there is id, country"),
         ("alone", "no value stands in 2"),
-        ("age:old", "'old' is neither category nor number"),
+        ("age:old", "'old' is neither category, number, text nor vector"),
         ("country:number", "attribute 'country' of items is not a number"),
     ],
 )
