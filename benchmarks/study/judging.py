@@ -55,10 +55,10 @@ def _read(folder: Path, part: str, direction: str) -> tuple[np.ndarray, Values]:
 def _table(direction: str, pool: str, parts: dict[str, tuple[np.ndarray, Values]]) -> dict[str, Any]:
     (_, validation), (clusters, test) = parts["validation"], parts["test"]
     names = [key.split("/", 1)[1] for key in test if key.startswith(f"{pool}/")]
-    means = {name: validation[f"{pool}/{name}"].mean(axis=(0, 1)) for name in names}
-    others = ("joint", *ABLATIONS)
-    controls = [name for name in names if name.split(":")[0] not in others and name not in OURS_ADDED]
-    ours = _best([name for name in names if name in JOINT], means)
+    chosen = [name for name in names if name.split(":")[0] not in ABLATIONS]
+    means = {name: validation[f"{pool}/{name}"].mean(axis=(0, 1)) for name in chosen}
+    controls = [name for name in chosen if name.split(":")[0] != "joint" and name not in OURS_ADDED]
+    ours = _best([name for name in chosen if name in JOINT], means)
     best = _best(controls, means)
     asked = {name: test[f"{pool}/{name}"] for name in names}
     report = compare(asked, clusters, METRICS, references=[n for n in names if n not in ours.values()])

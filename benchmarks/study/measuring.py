@@ -91,7 +91,9 @@ def _measure(
 ) -> None:
     world = world_of(dataset, split, part)
     queries = _some(make_queries(world, split.hidden(part), direction), most)
-    scorers = _of_models(dataset, split, folder, seed, world, direction)
+    # Nothing is chosen for ablations: they are asked on the test part alone.
+    names = [name for name in MODELS if part == "test" or name not in ABLATIONS]
+    scorers = _of_models(dataset, split, folder, seed, world, direction, names)
     if seed == 0:  # the others do not depend on the seed
         scorers += _baselines(dataset, split, world, direction)
     pools = pools_for(queries, world, direction)
@@ -108,10 +110,16 @@ def _measure(
 
 
 def _of_models(
-    dataset: Dataset, split: Split, folder: Path, seed: int, world: World, direction: str
+    dataset: Dataset,
+    split: Split,
+    folder: Path,
+    seed: int,
+    world: World,
+    direction: str,
+    names: Sequence[str],
 ) -> list[Scorer]:
     scorers: list[Scorer] = []
-    for name in MODELS:
+    for name in names:
         path = folder / "models" / f"{name}-{seed}"
         if not (path / "config.json").exists():
             continue

@@ -27,6 +27,7 @@ from duality.cli.common import csv_ids, emit, json_option
 @click.option("--split", type=click.Choice(["test", "validation"]), default="test", show_default=True)
 @click.option("--metrics", default="ndcg@10,recall@100", show_default=True, help="Metric names.")
 @click.option("--baselines", is_flag=True, help="Also compare with model-free baselines.")
+@click.option("--against", metavar="NAME", help="Compare the others with this one only [all pairs].")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of bootstrap and randomisation.")
 @json_option
 def compare(
@@ -37,6 +38,7 @@ def compare(
     split: str,
     metrics: str,
     baselines: bool,
+    against: str | None,
     seed: int,
     as_json: bool,
 ) -> None:
@@ -54,6 +56,7 @@ def compare(
         split=split,
         metrics=csv_ids(metrics),
         baselines=baselines,
+        against=against,
         seed=seed,
     )
     emit(report, as_json, show_comparison)

@@ -25,11 +25,12 @@ class LossConfig(Config):
     negatives: int = 0  # negatives drawn per batch and shared by its rows; 0 takes every item
     sampler: str = "uniform"  # who is drawn: uniform, popularity:BETA, batch, hard:K, mixture:W*A+W*B
     kind: Literal["softmax", "bce", "gbce", "bpr"] = "softmax"  # of the next-item loss
+    trust: float = 0.0  # rows of the next-item softmax weigh p^trust, p their item's probability
     per_positive: float = 1.0  # negatives that weigh as much as a positive in bce and gbce
     calibration: float = 0.75  # t of gbce: 0 is bce
     queries: int = 1024  # rows sampled for each user-side competition
     item_queries: int = 512  # rows sampled from the item batch
-    cycle_rows: int = 2048  # rows of the user batch that are remade from generated items
+    cycle_rows: int = 512  # rows of the user batch that are remade from generated items
     temperature: float = 0.07  # of the cycles' cosines
     live_users: bool = True  # whether the item side's gradients reach F and the item table
     rivals: int = 128  # users of the same moment who compete for an item, shared by a group of queries

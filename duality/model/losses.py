@@ -28,8 +28,10 @@ class _Softmax(torch.autograd.Function):
         candidates: Tensor,
         columns: Tensor,
         offset: Tensor,
+        trust: float,
     ) -> tuple[Tensor, Tensor]:
-        loss, log_partition = queries.new_zeros(()), queries.new_empty(queries.shape[0])
+        loss, total = queries.new_zeros(()), queries.new_zeros(())
+        log_partition = queries.new_empty(queries.shape[0])
         grad_queries, grad_positives = torch.empty_like(queries), torch.empty_like(positives)
         grad_candidates = torch.zeros_like(candidates)
         rows = max(LEAST, SCORES.get(queries.device.type, 1 << 20) // max(len(candidates), 1))
@@ -46,25 +48,32 @@ class _Softmax(torch.autograd.Function):
             weights, weight = scores.sub_(highest[:, None]).exp_(), (own - highest).exp_()
             partition = weights.sum(1) + weight
             log_partition[part] = partition.log() + highest
-            loss += (log_partition[part] - own).sum()
-            pull, share = weight / partition - 1, 1 / partition[:, None]
+            each = log_partition[part] - own
+            worth = torch.exp(-trust * each)
+            loss, total = loss + (worth * each).sum(), total + worth.sum()
+            pull, share = (weight / partition - 1) * worth, (worth / partition)[:, None]
             grad_queries[part] = torch.addcmul(pull[:, None] * positive, weights @ candidates, share)
             grad_positives[part] = pull[:, None] * query
             if ctx.needs_input_grad[2]:
                 grad_candidates.addmm_(weights.T, query * share)
-        count = queries.shape[0]
-        ctx.save_for_backward(grad_queries / count, grad_positives / count, grad_candidates / count)
+        ctx.save_for_backward(grad_queries / total, grad_positives / total, grad_candidates / total)
         ctx.mark_non_differentiable(log_partition)
-        return loss / count, log_partition
+        return loss / total, log_partition
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         queries, positives, candidates = ctx.saved_tensors
-        return grads[0] * queries, grads[0] * positives, grads[0] * candidates, None, None
+        return grads[0] * queries, grads[0] * positives, grads[0] * candidates, None, None, None
 
 
 def softmax_loss(
-    queries: Tensor, positives: Tensor, candidates: Tensor, columns: Tensor, *, offset: float | Tensor = 0.0
+    queries: Tensor,
+    positives: Tensor,
+    candidates: Tensor,
+    columns: Tensor,
+    *,
+    offset: float | Tensor = 0.0,
+    trust: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy of each row's positive against shared candidates, without storing the scores.
 
@@ -78,6 +87,8 @@ def softmax_loss(
             negatives stand for all N, -log(n q) does so for n draws with probabilities q, so that the
             returned log-partition estimates that of all items. The positive is there whatever was
             drawn and its score is left alone.
+        trust: rows weigh p^trust, p their positive's probability: above 0 what can be predicted counts more,
+            below 0 what cannot. The weights have no gradient.
 
     Returns:
         Scalar mean loss in nats, and log Z float [P] (no gradient).
@@ -85,7 +96,7 @@ def softmax_loss(
     Source: the positive that is not importance-weighted: Khrylchenko et al. 2025, arXiv 2507.09331.
     """
     added = torch.as_tensor(offset, dtype=queries.dtype, device=queries.device)
-    return _Softmax.apply(queries, positives, candidates, columns, added.expand(len(candidates)))
+    return _Softmax.apply(queries, positives, candidates, columns, added.expand(len(candidates)), trust)
 
 
 @torch.no_grad()

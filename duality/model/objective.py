@@ -199,7 +199,9 @@ class Objective:
         if not len(states):
             return states.sum(), self.ranks.gather(states.new_zeros(0)) if config.kind == "softmax" else None
         if config.kind == "softmax":
-            loss, log_partition = softmax_loss(states, vectors, candidates, column, offset=offset)
+            loss, log_partition = softmax_loss(
+                states, vectors, candidates, column, offset=offset, trust=config.trust
+            )
             return loss * (len(states) / total), self.ranks.gather(log_partition)
         num_items, power = len(self.model.item_table), 1.0
         if config.kind == "gbce":

@@ -51,6 +51,7 @@ class TrainConfig(Config):
     final_rate: float = 0.02  # the cosine schedule ends at this share of learning_rate
     weight_decay: float = 0.01
     clip_norm: float = 1.0
+    newest_items: int = 0  # events of each user that F trains on; 0: all
     newest_users: int = 0  # events of each item that G trains on and the bank of items keeps; 0: all
     mapped_banks: bool = False  # keep the banks in files under the model folder instead of in memory
     precision: Literal["float32", "bfloat16"] = "float32"  # what the encoders multiply in while they train
@@ -83,7 +84,8 @@ class Trainer:
         ranks: this process among those that train together; alone by default.
 
     Raises:
-        InputError: several processes, and an encoder that cannot be divided.
+        InputError: several processes, and an encoder that cannot be divided; or histories are cut for a two-sided
+            model, whose items are made of all their users.
     """
 
     def __init__(
@@ -101,8 +103,13 @@ class Trainer:
         ranks: Alone | None = None,
     ) -> None:
         self.ranks = ranks or Alone()
-        _check_divided(model, self.ranks)
-        self.model, self.events, self.users = model.to(device), events, users
+        _check_divided(model, loss, self.ranks)
+        if config.newest_items and loss.two_sided:
+            raise InputError(
+                "train.newest_items cuts histories, and items are made of all users: it is for one-sided models"
+            )
+        self.model, self.events = model.to(device), events
+        self.users = users = newest(users, config.newest_items)
         self.items = newest(items, config.newest_users)
         self.loss, self.config, self.folder, self.device = loss, config, folder, device
         counts = np.bincount(events.item[users.event], minlength=len(model.item_table))
@@ -296,7 +303,9 @@ class Trainer:
         }
 
 
-def _check_divided(model: TwoSided, ranks: Alone) -> None:
+def _check_divided(model: TwoSided, loss: LossConfig, ranks: Alone) -> None:
+    if ranks.world > 1 and loss.trust:
+        raise InputError("loss.trust weighs the rows of a whole batch: start one process, or set it to 0")
     encoders = (model.user_encoder, model.item_side)
     if ranks.world > 1 and any(not encoder.causal or encoder.noisy for encoder in encoders):
         raise InputError(

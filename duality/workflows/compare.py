@@ -47,6 +47,7 @@ def compare(
     split: str = "test",
     metrics: Sequence[str] = METRICS,
     baselines: bool = False,
+    against: str | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Say which model is better, or that no difference is shown.
@@ -59,6 +60,7 @@ def compare(
         split: "test" or "validation".
         metrics: names such as ndcg@10.
         baselines: also compare every model with the model-free baselines.
+        against: name of the only one that the others are compared with; None compares all pairs.
         seed: of bootstrap and randomisation.
 
     Returns:
@@ -73,6 +75,8 @@ def compare(
     """
     names = [parse_metric(name).name for name in dict.fromkeys(metrics)]
     asked = contestants(models, alone=baselines)
+    if against is not None and against not in [entry.name for entry in asked]:
+        raise InputError(f"--against {against}: no model is called that: {', '.join(e.name for e in asked)}")
     opened = {entry.name: [ModelFolder.open(path) for path in entry.folders] for entry in asked}
     dataset = _common_dataset([folder for folders in opened.values() for folder in folders], data)
     wanted = _common_split([folder for folders in opened.values() for folder in folders], protocol)
@@ -80,7 +84,7 @@ def compare(
     how = {"candidates": "full", "ks": None, "seed": seed}
     task = Task(None, dataset, division, split, baselines, None, how)
     directions = (USER_TO_ITEM, ITEM_TO_USER) if direction == "both" else (direction,)
-    return _judged({name: _direction(opened, task, name, names, seed) for name in directions})
+    return _judged({name: _direction(opened, task, name, names, seed, against) for name in directions})
 
 
 def contestants(models: Sequence[str], *, alone: bool = False) -> list[Contestant]:
@@ -145,9 +149,16 @@ def _common_split(folders: Sequence[ModelFolder], protocol: str | None) -> str:
 
 
 def _direction(
-    opened: dict[str, list[ModelFolder]], task: Task, direction: str, names: Sequence[str], seed: int
+    opened: dict[str, list[ModelFolder]],
+    task: Task,
+    direction: str,
+    names: Sequence[str],
+    seed: int,
+    against: str | None,
 ) -> dict[str, Any]:
     ranked, references, some = _ranked(opened, task, direction)
+    if against is not None:
+        references = [name for name in ranked if name != against]
     parts = []
     for pool in range(len(some.pools)):
         tables = {

@@ -245,3 +245,35 @@ def test_a_part_of_a_layout_keeps_its_times() -> None:
     assert part.times is not None
     assert part.times.tolist() == [20, 30, 40, 50]
     assert part.asked is None
+
+
+def test_padding_attends_only_where_a_control_asks_for_it() -> None:
+    rows, layout = torch.randn(8, DIM), Layout(np.array([3, 5]))
+    plain, slots, pads = (made("sasrec", max_length=LONG, padding=kind) for kind in ("none", "slots", "rows"))
+    for control in (slots, pads):
+        control.load_state_dict(plain.state_dict(), strict=False)
+        states = control(rows, layout)
+        assert not torch.allclose(states, plain(rows, layout), atol=1e-3)
+        # By hand: one sequence of full length whose first rows are the padding.
+        whole = torch.cat((control.pad.expand(LONG - 3, -1), rows[:3]))
+        torch.testing.assert_close(states[:3], plain(whole, Layout(np.array([LONG])))[-3:])
+    assert slots.pad.abs().max() == 0
+    full = torch.randn(LONG, DIM)
+    torch.testing.assert_close(pads(full, Layout(np.array([LONG]))), plain(full, Layout(np.array([LONG]))))
+
+
+def test_positions_of_a_prediction_make_every_prefix_a_sequence() -> None:
+    original, corrected = (
+        made("sasrec", max_length=LONG, positions=kind) for kind in ("slots", "prediction")
+    )
+    none = made("sasrec", max_length=LONG, positions="none")
+    assert original.causal
+    assert not corrected.causal
+    assert not corrected.prefix_invariant
+    assert none.prefix_invariant
+    rows, layout = torch.randn(6, DIM), Layout(np.array([6]))
+    corrected.load_state_dict(original.state_dict())
+    states = states_at(corrected, rows, layout, np.arange(6))
+    for length in range(1, 7):
+        alone = original(rows[:length], Layout(np.array([length])))[-1]
+        torch.testing.assert_close(states[length - 1], alone)

@@ -52,6 +52,26 @@ def test_softmax_loss_and_gradients_match_brute_force(
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("trust", [0.7, -0.3])
+def test_rows_weigh_what_their_items_probability_says(trust: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SCORES, "cpu", 1)
+    torch.manual_seed(0)
+    rows = 2 * LEAST + 3
+    tensors = [torch.randn(n, 4, dtype=torch.float64).requires_grad_() for n in (rows, rows, 7)]
+    columns = torch.randint(-1, 7, (rows,))
+    loss, _ = softmax_loss(*tensors, columns, trust=trust)
+    _, total = brute_softmax(*tensors, columns, 0.0)
+    each = total - (tensors[0] * tensors[1]).sum(1)
+    weights = (-each.detach()).exp() ** trust
+    expected = (weights * each).sum() / weights.sum()
+    torch.testing.assert_close(loss, expected)
+    assert float((weights / weights.mean() - 1).abs().max()) > 0.5
+    for ours, theirs in zip(
+        torch.autograd.grad(loss, tensors), torch.autograd.grad(expected, tensors), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
 @given(st.integers(2, 8), st.integers(0, 1000))
 @settings(max_examples=30, deadline=None)
 def test_masked_softmax_loss_matches_its_definition(size: int, seed: int) -> None:

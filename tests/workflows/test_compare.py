@@ -126,3 +126,14 @@ def test_notes_say_when_seeds_cannot_be_enough() -> None:
     row = {"about": "methods", "smallest_p": 2 / 70}
     assert "cannot give a p under 0.029" in " ".join(notes([row], together=4))
     assert "train more seeds" not in " ".join(notes([{**row, "smallest_p": 1e-3}], together=4))
+
+
+def test_one_model_may_be_what_all_others_are_compared_with(trained: Path) -> None:
+    named = [f"{name}={trained / 'default'}" for name in ("a",)]
+    shutil.copytree(trained / "brief", trained / "copy", dirs_exist_ok=True)
+    named += [f"b={trained / 'brief'}", f"c={trained / 'copy'}"]
+    found = compare(named, metrics=["ndcg@10"], direction="user-to-item", against="a")["user-to-item"]
+    assert [{row["first"], row["second"]} for row in found["comparisons"]] == [{"a", "b"}, {"a", "c"}]
+    assert found["judged_together"] == 2
+    with pytest.raises(InputError, match="no model is called that: a, b, c"):
+        compare(named, against="d")

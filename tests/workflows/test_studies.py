@@ -13,9 +13,13 @@ from small_worlds import SMALL, synthetic_log
 
 from duality.data.dataset import Dataset
 from duality.data.importing import import_events
+from duality.errors import InputError
+from duality.workflows.recipe import load_recipe
+from duality.workflows.train import train
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
+import grid
 from study import (
     cold,
     judging,
@@ -158,3 +162,35 @@ def test_a_stream_is_asked_before_it_is_told(data: Path, recipe: Path, tmp_path:
 
 def _newest(home: Path) -> str:
     return max(path.name for path in (home / "versions").iterdir() if path.is_dir())
+
+
+def test_a_grid_trains_its_variants_and_compares_them_with_one(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variants = {"rotary": [], "cut": ["train.newest_items=2"], "sasrec": ["model.user_encoder.name=sasrec"]}
+    one_sided = [f"loss.{term}=0" for term in ("users_compete", "next_user", "items_compete", "cycle_item")]
+    chosen = ["model.dim=16", "train.epochs=6", "train.rows=200", "loss.cycle_user=0", *one_sided]
+    chosen.append("train.learning_rate=0.02")
+    text = f'against = "rotary"\nsettings = {json.dumps(chosen)}\n[variants]\n'
+    path = tmp_path / "small.toml"
+    path.write_text(text + "".join(f"{name} = {json.dumps(given)}\n" for name, given in variants.items()))
+    folder = tmp_path / "models"
+    asked = ["grid.py", str(path), "--data", str(data), "--folder", str(folder), "--seeds", "0,1"]
+    monkeypatch.setattr(sys, "argv", asked)
+    grid.main()
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert [line.split(" | ")[:2] for line in lines[1:]] == [
+        ["| rotary", "2"],
+        ["| cut", "2"],
+        ["| sasrec", "2"],
+    ]
+    report = json.loads((folder / "compared.json").read_text())["user-to-item"]
+    values = {name: model["metrics"]["ndcg@10"]["value"] for name, model in report["models"].items()}
+    assert f"| {values['cut']:.4f} | " in lines[2]
+    assert f"{values['cut'] - values['rotary']:+.4f} [" in lines[2]
+    assert "– | – |" in lines[1]
+
+
+def test_histories_of_a_two_sided_model_are_not_cut(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="it is for one-sided models"):
+        train(data, tmp_path / "model", load_recipe(None, [*SMALL, "train.newest_items=3"]))
