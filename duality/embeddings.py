@@ -50,18 +50,45 @@ def layout_of(
     return Layout(lengths, times, owners=np.asarray(owner[events]), context=context)
 
 
+def user_layout(
+    model: TwoSided,
+    dataset: Dataset,
+    events: np.ndarray,
+    lengths: np.ndarray,
+    newest: np.ndarray | int | None = None,
+) -> Layout:
+    """`layout_of` user histories; where the model is told when it is asked, each state by the event after it.
+
+    Args:
+        newest: microseconds, int64 [S] or one number: when the newest states are asked for; None: at once.
+    """
+    layout = layout_of(model, dataset, events, lengths, dataset.event_user)
+    if not model.config.request_time:
+        return layout
+    return layout.asked_in_turn(None if newest is None else np.broadcast_to(newest, lengths.shape))
+
+
 @torch.inference_mode()
-def user_states(model: TwoSided, dataset: Dataset, histories: Histories, vectors: Tensor) -> Tensor:
-    """Newest state of every user, float32 [U, D]; users without history get the empty state.
+def user_states(
+    model: TwoSided,
+    dataset: Dataset,
+    histories: Histories,
+    vectors: Tensor,
+    asked: np.ndarray | int | None = None,
+) -> Tensor:
+    """Newest state of every owner of a history, float32 [S, D]; those without get the empty state.
 
     Args:
         vectors: float32 [I, D], the item vectors that histories are made of.
+        asked: microseconds, int64 [S] or one number: when states are asked for (`user_layout`).
     """
-    states = model.empty_user.detach().repeat(dataset.num_users, 1)
+    states = model.empty_user.detach().repeat(histories.num_owners, 1)
+    moments = None if asked is None else np.broadcast_to(asked, histories.num_owners)
     with progress(len(histories.event), "encoding users", unit="events") as bar:
         for owners in row_batches(histories, ROWS):
             events, lengths = histories.packed(owners)
-            layout = layout_of(model, dataset, events, lengths, dataset.event_user)
+            newest = None if moments is None else moments[owners]
+            layout = user_layout(model, dataset, events, lengths, newest)
             encoded = model.user_states(_rows(vectors, dataset.event_item[events]), layout)
             states[torch.from_numpy(owners)] = encoded[torch.from_numpy(layout.last_rows)]
             bar.advance(len(events))
@@ -71,6 +98,9 @@ def user_states(model: TwoSided, dataset: Dataset, histories: Histories, vectors
 @torch.inference_mode()
 def user_states_after(model: TwoSided, dataset: Dataset, histories: Histories, vectors: Tensor) -> Tensor:
     """Every user after 0, 1, 2, ... events: float32 [H + U, D], users one after another.
+
+    States are asked for at once, even where the model may be told when: who is compared with others at some
+    moment must not know when their own next event comes.
 
     Args:
         histories: user histories with H events.
@@ -94,7 +124,7 @@ def states_before_events(model: TwoSided, dataset: Dataset, visible: np.ndarray)
     states = torch.zeros(dataset.num_events, model.dim)
     for owners in row_batches(histories, ROWS):
         events, lengths = histories.packed(owners)
-        layout = layout_of(model, dataset, events, lengths, dataset.event_user)
+        layout = user_layout(model, dataset, events, lengths)
         inputs = _rows(model.item_table, dataset.event_item[events])
         encoded = model.user_states(inputs, layout, prefixes=True)
         states[torch.from_numpy(events)] = before_each(encoded, model.empty_user, layout)
@@ -255,7 +285,8 @@ def embed(model: TwoSided, dataset: Dataset) -> tuple[pa.Table, pa.Table, np.nda
     visible = np.ones(dataset.num_events, dtype=bool)
     made = generated_items(model, dataset, visible)
     inputs = item_vectors(model, dataset, visible, made)
-    states = user_states(model, dataset, user_histories(dataset, visible), inputs)
+    now = last_moment(dataset)
+    states = user_states(model, dataset, user_histories(dataset, visible), inputs, now)
     vectors = stored_users(model, states), stored_item_vectors(model, dataset, visible, made)
     vectors[0][:, ACTIVITY] += bias_now(model.activity, dataset, dataset.event_user, dataset.num_users)
     vectors[1][:, LEVEL] += bias_now(model.popularity, dataset, dataset.event_item, dataset.num_items)

@@ -9,7 +9,7 @@ Shapes: P packed rows, S sequences, D dimensions, L rows of one sequence.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -71,6 +71,18 @@ class Layout:
     def last_rows(self) -> np.ndarray:
         """int64 [S]: the newest row of each sequence."""
         return self.offsets[1:] - 1
+
+    def asked_in_turn(self, newest: np.ndarray | None = None) -> Layout:
+        """The same with each state asked for when the row after it happened.
+
+        Args:
+            newest: int64 [S], microseconds: when the newest of each sequence are asked for; None: at once.
+        """
+        if self.times is None:
+            return self
+        asked = np.append(self.times[1:], 0)
+        asked[self.last_rows] = self.times[self.last_rows] if newest is None else newest
+        return replace(self, asked=asked)
 
     def cut(self, most: int) -> Layout:
         """The same rows with each sequence cut into pieces of `most` rows, counted from its newest."""

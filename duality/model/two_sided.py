@@ -48,6 +48,8 @@ class ModelConfig(Config):
     learn_temperature: bool = False
     # Histories whose rows also know how long after the row before they happened.
     time_gaps: Literal["none", "users", "items", "both"] = "none"
+    # The user encoder, if it knows time (hstu), is told when it is asked and not only when rows happened.
+    request_time: bool = False
     # Columns of the users and items tables that histories know of their owner, and items are made of; `id` is a
     # vector of the owner's own.
     user_attributes: tuple[str, ...] = ()
@@ -62,6 +64,14 @@ class ModelConfig(Config):
     def _items_of_something(self) -> ModelConfig:
         if not self.own_rows and not self.item_attributes:
             raise ValueError("items without rows of their own are nothing: name model.item_attributes")
+        return self
+
+    @model_validator(mode="after")
+    def _asked_of_one_that_knows(self) -> ModelConfig:
+        if self.request_time and not getattr(self.user_encoder, "time_buckets", 0):
+            raise ValueError(
+                "request_time needs a user encoder that knows time: model.user_encoder.name=hstu"
+            )
         return self
 
     _names = field_validator("user_encoder", "item_encoder", mode="before")(with_name)

@@ -254,9 +254,10 @@ class Trainer:
         member = self.events.item[rows] if is_user else self.events.user[rows]
         when = None if self.events.time is None else self.events.time[rows]
         context = None if self.events.context is None else self.events.context[rows]
-        return Batch(
-            rows, owner, member.astype(np.int64), Layout(lengths, when, owners=owner, context=context)
-        )
+        layout = Layout(lengths, when, owners=owner, context=context)
+        if is_user and self.model.config.request_time:
+            layout = layout.asked_in_turn()
+        return Batch(rows, owner, member.astype(np.int64), layout)
 
     def _finish_epoch(
         self, losses: dict[str, float], metrics: dict[str, float], started: float, trained: float

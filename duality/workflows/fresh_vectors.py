@@ -19,7 +19,15 @@ from torch import Tensor
 from duality.data.batches import row_batches
 from duality.data.dataset import Dataset
 from duality.data.histories import Histories, overlapping_windows
-from duality.embeddings import ROWS, layout_of, stored_generated, stored_items, stored_users
+from duality.embeddings import (
+    ROWS,
+    last_moment,
+    layout_of,
+    stored_generated,
+    stored_items,
+    stored_users,
+    user_layout,
+)
 from duality.generated import group_of
 from duality.model.two_sided import TwoSided
 
@@ -63,15 +71,18 @@ def trained_items(model: TwoSided, items: np.ndarray) -> np.ndarray:
     return model.trained.numpy()[items]
 
 
-def user_vectors(model: TwoSided, dataset: Dataset, users: np.ndarray, vectors: Vectors) -> np.ndarray:
+def user_vectors(
+    model: TwoSided, dataset: Dataset, users: np.ndarray, vectors: Vectors, asked: int | None = None
+) -> np.ndarray:
     """Some users after all their events, stored form float32 [N, D + 3].
 
     Args:
         users: int64 [N] rows.
         vectors: item rows int64 [P] to the vectors, float32 [P, D], that histories are made of.
+        asked: microseconds, for a model that is told when it is asked; None: at the end of the log.
     """
     counts = np.diff(dataset.user_indptr)[users]
-    return stored_users(model, states_after(model, dataset, users, counts, vectors))
+    return stored_users(model, states_after(model, dataset, users, counts, vectors, asked))
 
 
 def users_of(dataset: Dataset, items: np.ndarray) -> Histories:
@@ -98,7 +109,12 @@ def table_vectors(model: TwoSided, items: np.ndarray) -> Tensor:
 
 @torch.inference_mode()
 def states_after(
-    model: TwoSided, dataset: Dataset, users: np.ndarray, counts: np.ndarray, vectors: Vectors
+    model: TwoSided,
+    dataset: Dataset,
+    users: np.ndarray,
+    counts: np.ndarray,
+    vectors: Vectors,
+    end: int | None = None,
 ) -> Tensor:
     """Users after their first so many events, float32 [A, D]; every user is encoded once.
 
@@ -106,19 +122,22 @@ def states_after(
         users: int64 [A] rows, any number of times each.
         counts: int64 [A]; 0 gives the empty state.
         vectors: item rows to the vectors that histories are made of.
+        end: microseconds, when users without a later event are asked; None: at the end of the log.
     """
     owners, mine = np.unique(users, return_inverse=True)
     lengths = np.zeros(len(owners), np.int64)
     np.maximum.at(lengths, mine, counts)
-    histories = _first(dataset, owners, lengths)
-    asked = Histories(np.concatenate(([0], np.cumsum(np.bincount(mine)))), np.argsort(mine, kind="stable"))
+    histories, asked = _first(dataset, owners, lengths), _moments(dataset, owners, lengths, end)
+    wanted_of = Histories(
+        np.concatenate(([0], np.cumsum(np.bincount(mine)))), np.argsort(mine, kind="stable")
+    )
     states = model.empty_user.detach().repeat(len(users), 1)
     for batch in row_batches(histories, ROWS):
         events, rows = histories.packed(batch)
-        layout = layout_of(model, dataset, events, rows, dataset.event_user)
+        layout = user_layout(model, dataset, events, rows, asked[batch])
         inputs = vectors(dataset.event_item[events].astype(np.int64))
         encoded = model.user_states(inputs, layout, prefixes=True)
-        wanted, number = asked.packed(batch)
+        wanted, number = wanted_of.packed(batch)
         row = np.repeat(layout.offsets[:-1], number) + counts[wanted] - 1
         known = counts[wanted] > 0
         states[torch.from_numpy(wanted[known])] = encoded[torch.from_numpy(row[known])]
@@ -139,6 +158,16 @@ def _newest_states(model: TwoSided, dataset: Dataset, histories: Histories, owne
         states = model.item_states(before[torch.from_numpy(rows)], layout)[:, : model.dim]
         made[torch.from_numpy(batch)] = states[torch.from_numpy(layout.last_rows)]
     return made
+
+
+def _moments(dataset: Dataset, users: np.ndarray, counts: np.ndarray, end: int | None) -> np.ndarray:
+    """When users were asked after so many events, int64: at their next event, or at the end."""
+    end = last_moment(dataset) if end is None else end
+    if dataset.event_time is None:
+        return np.full(len(users), end)
+    after = dataset.user_indptr[users] + counts
+    later = after < dataset.user_indptr[users + 1]
+    return np.where(later, dataset.event_time[np.where(later, after, 0)], end)
 
 
 def _first(dataset: Dataset, users: np.ndarray, lengths: np.ndarray) -> Histories:

@@ -153,10 +153,15 @@ class Index:
         k: int = 10,
         where: str | None = None,
         include_seen: bool = False,
+        at: int | None = None,
         temperature: float | None = None,
         seed: int = 0,
     ) -> tuple[list[str], np.ndarray]:
         """Items for a user known by id, or by a raw history of item ids, oldest first.
+
+        Args:
+            at: microseconds since 1970: asks at another moment than the index was built for, by id only, if the
+                model was trained with `model.request_time`.
 
         Returns:
             At most k ids, best first, and their scores float32: log p(item | user).
@@ -172,11 +177,12 @@ class Index:
                 k=k,
                 where=where,
                 include_seen=include_seen,
+                at=at,
                 temperature=temperature,
                 seed=seed,
             )
             return sample.ids, sample.scores
-        return answer(self.items, *self._asks_items(user, history, include_seen), k, where)
+        return answer(self.items, *self._asks_items(user, history, include_seen, at), k, where)
 
     def sample_items(
         self,
@@ -186,6 +192,7 @@ class Index:
         k: int = 10,
         where: str | None = None,
         include_seen: bool = False,
+        at: int | None = None,
         temperature: float = 1.0,
         seed: int = 0,
         exact: bool = False,
@@ -198,18 +205,26 @@ class Index:
         Raises:
             As `recommend_items`; InputError also for a temperature that is not above 0.
         """
-        vector, seen = self._asks_items(user, history, include_seen)
+        vector, seen = self._asks_items(user, history, include_seen, at)
         return drawn(self.items, vector, seen, user, k, where, temperature, seed, exact)
 
     def _asks_items(
-        self, user: str | None, history: Sequence[str] | None, include_seen: bool
+        self, user: str | None, history: Sequence[str] | None, include_seen: bool, at: int | None
     ) -> tuple[np.ndarray, list[str]]:
         """Query vector [1, D + 3] and the items to leave out."""
         _exactly_one(user=user, history=history)
         if user is not None:
-            return self.users.vectors([user]), [] if include_seen else self._seen(user, seen_items)
+            return self._user(user, at), [] if include_seen else self._seen(user, seen_items)
         known = [] if history is None else list(history)
         return self._encode_history(known), [] if include_seen else known
+
+    def _user(self, user: str, at: int | None) -> np.ndarray:
+        """Stored form [1, D + 3] of a user, as of a moment if one is given."""
+        if at is None:
+            return self.users.vectors([user])
+        from duality.workflows.asked import user_at
+
+        return user_at(self, user, at)
 
     def recommend_users(
         self,

@@ -11,6 +11,7 @@ import numpy as np
 from duality.errors import InputError
 from duality.runtime import say
 from duality.workflows.answers import Sample
+from duality.workflows.asked import knows_request_time, moment_of
 from duality.workflows.index import Index
 
 
@@ -35,6 +36,7 @@ def answer(
     """Ask an index exactly one thing.
 
     Args:
+        at: request time, ISO 8601, for a user of a model that is told it (`model.request_time`).
         temperature: draw k results without replacement from softmax(score / temperature).
         probabilities: also map scores by the model's score calibration.
         exact: with `temperature`: draw among all records, not among the best max(500, 20 k).
@@ -54,12 +56,13 @@ def answer(
     given = {name: value for name, value in asked.items() if value is not None}
     if len(given) != 1:
         raise InputError("give exactly one of --user, --item, --history and --audience")
-    if at is not None:
-        say("this model's encoder does not use the request time: --at changes nothing")
     if exact and temperature is None:
         raise InputError("--exact goes with --temperature: it widens the draw to all records")
     options = {"k": k, "where": where, "include_seen": include_seen}
+    moment = None if at is None else moment_of(at)
     with Index.open(index, data=data) as opened:
+        if moment is not None and _of_use(opened, given):
+            options["at"] = moment
         side = opened.items if user is not None or history is not None else opened.users
         if temperature is None:
             ids, scores, extra = *_best(opened, given, options), {}
@@ -89,6 +92,16 @@ def answer(
         for row, identifier in enumerate(ids)
     ]
     return {"query": given, "results": results, **extra, **plan}
+
+
+def _of_use(index: Index, given: dict[str, Any]) -> bool:
+    if not knows_request_time(index):
+        say("this model's encoder does not use the request time: --at changes nothing")
+        return False
+    if "user" not in given:
+        say("only a user's own history has times: --at changes nothing without --user")
+        return False
+    return True
 
 
 def _best(index: Index, given: dict[str, Any], options: dict[str, Any]) -> tuple[list[str], np.ndarray]:

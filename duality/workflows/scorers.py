@@ -107,6 +107,17 @@ class States:
         """float32 [U, D + 3], stored form, after all visible events."""
         return stored_users(self.model, user_states(self.model, self.dataset, self._histories, self.vectors))
 
+    def users_asked(self, queries: Queries, rows: slice) -> np.ndarray:
+        """float32 [B, D + 3], stored form: the queries' users after all visible events, asked when the query is
+        where the model is told that."""
+        users = queries.user[rows]
+        if not self.model.config.request_time or queries.time is None:
+            return self.users[users]
+        events, lengths = self._histories.packed(users.astype(np.int64))
+        some = Histories(np.concatenate(([0], np.cumsum(lengths))), events)
+        states = user_states(self.model, self.dataset, some, self.vectors, queries.time[rows])
+        return stored_users(self.model, states)
+
     @cached_property
     def users_after(self) -> np.ndarray:
         """float32 [H + U, D + 3], stored form: each user after 0, 1, ... of its visible events, in turn."""
@@ -266,7 +277,7 @@ class ModelScorer:
     def preference(self, queries: Queries, rows: slice, direction: str) -> np.ndarray:
         """log p(item | user) alone, float32 [B, I] or [B, U]."""
         if direction == USER_TO_ITEM:
-            return self.states.users[queries.user[rows]] @ self.states.items.T
+            return self.states.users_asked(queries, rows) @ self.states.items.T
         return self.states.user_scores(self.states.items_before(queries, rows), queries, rows)
 
 

@@ -66,7 +66,7 @@ class _Ends:
         return self._scores
 
     def _items(self, queries: Queries, rows: slice) -> tuple[np.ndarray, np.ndarray]:
-        users = self.states.users[queries.user[rows]]
+        users = self.states.users_asked(queries, rows)
         trained, generated = stored_ends(self.states.model, self.states.made)
         return users @ trained.T, users @ generated.T
 

@@ -161,7 +161,7 @@ def _upsert_items(index: Index, model: TwoSided, dataset: Dataset, rows: np.ndar
 
 def _upsert_users(index: Index, model: TwoSided, dataset: Dataset, rows: np.ndarray) -> None:
     if len(rows):
-        vectors = user_vectors(model, dataset, rows, _history_vectors(index, model, dataset, rows))
+        vectors = user_vectors(model, dataset, rows, history_vectors(index, model, dataset, rows))
         ends = (model.activity, dataset, dataset.event_user, dataset.num_users)
         vectors[:, ACTIVITY] += _bias(index, rows, *ends)
         for some, attributes in _attributes(index.users, dataset.user_ids.ids(rows), rows, dataset.users()):
@@ -197,7 +197,7 @@ def _bias(
     return weight * (counts.now(moment)[rows] + np.float32(passed))
 
 
-def _history_vectors(index: Index, model: TwoSided, dataset: Dataset, users: np.ndarray) -> Vectors:
+def history_vectors(index: Index, model: TwoSided, dataset: Dataset, users: np.ndarray) -> Vectors:
     """What these users' histories are made of: trained vectors, and generated ones as the index has them."""
     met = np.unique(dataset.event_item[whole_histories(dataset, users).event])
     untrained = met[~trained_items(model, met)]
