@@ -1,11 +1,11 @@
 """How much each user is worth to each campaign.
 
-A campaign for items: mean over its items of ⟨item vector, user vector⟩. The stored vectors
-make this the mean of log p(item | user), comparable across users and across campaigns.
+A campaign for items (named, or all that match `items_where`): mean over its items of ⟨item vector, user
+vector⟩. The stored vectors make this the mean of log p(item | user), comparable across users and across campaigns.
 
 A campaign for users like its seeds: ⟨mean of centred seed vectors, centred user vector⟩, the
 mean over all users taken off first because vectors share one large common direction, which
-is popularity. The seeds themselves are not candidates. These values are not log-probabilities:
+is popularity. A campaign for a point: the inner product with it, likewise centred. These values are not log-probabilities:
 in a run that mixes both kinds, the total adds different units.
 
 With `scores = "probability"` a campaign for items is worth the mean over its items of the
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -41,6 +41,9 @@ class ItemSource(Protocol):
     def get_vectors(self, ids: Sequence[str]) -> np.ndarray:
         """Vectors float32 [N, D] in the order asked; UnknownIdError for an unknown id."""
 
+    def matching(self, where: str) -> tuple[Sequence[str], np.ndarray]:
+        """Ids and vectors float32 [N, D] of the items that match."""
+
 
 class TargetingIndex(Protocol):
     """What a targeting run needs of an index."""
@@ -56,6 +59,14 @@ class TargetingIndex(Protocol):
 
         Raises InputError where there is no score calibration. Only asked for when a run wants it.
         """
+
+    @property
+    def moment(self) -> int:
+        """Microseconds since 1970: how far the index knows; where a campaign does not say when it begins."""
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Where the vectors come from: model, dataset, how far they know."""
 
     @property
     def fingerprint(self) -> str:
@@ -94,39 +105,60 @@ def population(users: UserSource) -> Population:
 def campaign_values(
     index: TargetingIndex, people: Population, campaigns: Sequence[Campaign], *, calibrated: bool = False
 ) -> np.ndarray:
-    """Value of every user for every campaign.
+    """Value of every user for every campaign, float64 [C, U].
 
     Args:
         calibrated: campaigns for items are worth probabilities instead of log-probabilities.
 
-    Returns:
-        float64 [C, U]; -inf for a user who is not eligible.
-
     Raises:
         UnknownIdError: an item or seed user that is not stored; the campaign is named.
-        ConfigError: a filter that does not fit; the campaign is named.
+        ConfigError: a rule over items that does not fit or matches none, a vector of another length.
     """
     values = np.empty((len(campaigns), len(people.ids)))
     for row, campaign in enumerate(campaigns):
         values[row] = _scores(index, people, campaign, calibrated)
-        values[row, ~_eligible(index, people, campaign)] = -np.inf
-        if campaign.min_score is not None:
-            values[row, values[row] < campaign.min_score] = -np.inf
     return values
 
 
 def _scores(index: TargetingIndex, people: Population, campaign: Campaign, calibrated: bool) -> np.ndarray:
-    if campaign.items:
-        try:
-            items = np.asarray(index.items.get_vectors(list(campaign.items)))
-        except UnknownIdError as error:
-            raise UnknownIdError(f"campaign '{campaign.id}': {error}") from None
+    if campaign.items or campaign.items_where:
+        items = target_items(index, campaign)[1]
         if calibrated:
             return _probabilities(index, people, items)
         return people.vectors @ items.mean(axis=0)
     centre = people.vectors.mean(axis=0)
-    seeds = people.vectors[_seed_rows(people, campaign)]
+    if campaign.vector:
+        return (people.vectors - centre) @ _point(people, campaign)
+    seeds = people.vectors[seed_rows(people, campaign)]
     return (people.vectors - centre) @ (seeds.mean(axis=0) - centre)
+
+
+def target_items(index: TargetingIndex, campaign: Campaign) -> tuple[list[str], np.ndarray]:
+    """Ids and vectors float32 [N, D] of the items that a campaign is for.
+
+    Raises:
+        UnknownIdError, ConfigError: see `campaign_values`.
+    """
+    source = f"campaign '{campaign.id}'"
+    try:
+        if campaign.items_where is None:
+            return list(campaign.items), np.asarray(index.items.get_vectors(list(campaign.items)))
+        ids, vectors = index.items.matching(campaign.items_where)
+    except UnknownIdError as error:
+        raise UnknownIdError(f"{source}: {error}") from None
+    except FilterError as error:
+        raise ConfigError(f"{source}: items_where: {error}") from None
+    if not len(ids):
+        raise ConfigError(f"{source}: items_where: no item matches {campaign.items_where}")
+    return list(ids), np.asarray(vectors)
+
+
+def _point(people: Population, campaign: Campaign) -> np.ndarray:
+    """The campaign's vector as users are stored; without the last values, which are biases, it may be given as well."""
+    width, given = people.vectors.shape[1], len(campaign.vector)
+    if not 0 < given <= width:
+        raise ConfigError(f"campaign '{campaign.id}': vector has {given} values, and users have {width}")
+    return np.pad(np.array(campaign.vector, np.float32), (0, width - given))
 
 
 def _probabilities(index: TargetingIndex, people: Population, items: np.ndarray) -> np.ndarray:
@@ -139,29 +171,14 @@ def _probabilities(index: TargetingIndex, people: Population, items: np.ndarray)
     return np.concatenate(parts)
 
 
-def _seed_rows(people: Population, campaign: Campaign) -> list[int]:
+def seed_rows(people: Population, campaign: Campaign) -> list[int]:
+    """Rows of a campaign's seed users.
+
+    Raises:
+        UnknownIdError: one is not stored; near ones are suggested.
+    """
     for seed in campaign.seed_users:
         if seed not in people.row:
             near = suggestion(seed, people.ids)
             raise UnknownIdError(f"campaign '{campaign.id}': seed user '{seed}' is not stored{near}")
     return [people.row[seed] for seed in campaign.seed_users]
-
-
-def _eligible(index: TargetingIndex, people: Population, campaign: Campaign) -> np.ndarray:
-    eligible = np.ones(len(people.ids), dtype=bool)
-    if campaign.where is not None:
-        eligible &= _matching(index, people, campaign, campaign.where)
-    if campaign.exclude is not None:
-        eligible &= ~_matching(index, people, campaign, campaign.exclude)
-    eligible[_seed_rows(people, campaign)] = False
-    return eligible
-
-
-def _matching(index: TargetingIndex, people: Population, campaign: Campaign, expression: str) -> np.ndarray:
-    try:
-        ids, _ = index.users.matching(expression)
-    except FilterError as error:
-        raise ConfigError(f"campaign '{campaign.id}': {error}") from None
-    matched = np.zeros(len(people.ids), dtype=bool)
-    matched[[people.row[text] for text in ids]] = True
-    return matched

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from duality.artifacts import fingerprint
+from duality.data.writing import iso
 from duality.index.side import Side
 from duality.workflows.index import Index
 
@@ -19,6 +20,9 @@ class _Items:
     def get_vectors(self, ids: Sequence[str]) -> np.ndarray:
         return self._side.vectors(ids)
 
+    def matching(self, where: str) -> tuple[list[str], np.ndarray]:
+        return self._side.matching(where)
+
 
 class OpenedForTargeting:
     """Users with vectors, items by id, probabilities of scores, and the identity of all that."""
@@ -27,6 +31,14 @@ class OpenedForTargeting:
         pair, self._index = index.pair, index
         self.users, self.items = pair.users, _Items(pair.items)
         model = pair.manifest.get("model") or {}
+        dataset = pair.manifest.get("dataset") or {}
+        self.moment = int((pair.manifest.get("extra") or {}).get("moment", 0))
+        self.about = {
+            "model": model.get("fingerprint"),
+            "dataset": dataset.get("fingerprint"),
+            "index_created": str(pair.manifest.get("created")),
+            "newest_event": iso(self.moment) if self.moment else None,
+        }
         self.fingerprint = fingerprint(
             str(model.get("fingerprint")),
             str(pair.manifest.get("created")),

@@ -11,36 +11,41 @@ from hypothesis import strategies as st
 
 from duality.targeting.assignment import assign, greedy, total_value
 
+Cap = int | np.ndarray
+
 
 @st.composite
-def problems(draw: st.DrawFn) -> tuple[np.ndarray, list[int], int]:
-    """Up to 3 campaigns and 5 users, many ties, negative values, ineligible pairs."""
+def problems(draw: st.DrawFn) -> tuple[np.ndarray, list[int], Cap]:
+    """Up to 3 campaigns and 5 users, many ties, negative values, ineligible pairs, one cap or each user's own."""
     num_campaigns, num_users = draw(st.integers(1, 3)), draw(st.integers(1, 5))
     cell = st.one_of(st.just(-np.inf), st.integers(-5, 3).map(float))
     cells = draw(st.lists(cell, min_size=num_campaigns * num_users, max_size=num_campaigns * num_users))
     sizes = draw(st.lists(st.integers(1, 3), min_size=num_campaigns, max_size=num_campaigns))
-    return np.array(cells).reshape(num_campaigns, num_users), sizes, draw(st.integers(1, 3))
+    own = st.lists(st.integers(0, 2), min_size=num_users, max_size=num_users).map(np.array)
+    return np.array(cells).reshape(num_campaigns, num_users), sizes, draw(st.integers(1, 3) | own)
 
 
-def best_by_search(values: np.ndarray, sizes: list[int], cap: int) -> tuple[int, float]:
-    """(filled, total) of the best assignment, campaign by campaign over states of user loads."""
+def best_by_search(
+    values: np.ndarray, sizes: list[int], cap: Cap, least: list[int] | None = None
+) -> tuple[int, float] | None:
+    """(filled, total) of the best assignment, campaign by campaign over states of user loads; None if minima leave none."""
     states: dict[tuple[int, ...], tuple[int, float]] = {(0,) * values.shape[1]: (0, 0.0)}
-    for row, size in zip(values, sizes, strict=True):
+    for row, size, fewest in zip(values, sizes, least or [0] * len(sizes), strict=True):
         eligible = np.flatnonzero(np.isfinite(row)).tolist()
-        choices = [c for n in range(size + 1) for c in itertools.combinations(eligible, n)]
+        choices = [c for n in range(fewest, size + 1) for c in itertools.combinations(eligible, n)]
         following: dict[tuple[int, ...], tuple[int, float]] = {}
         for (load, (filled, total)), users in itertools.product(states.items(), choices):
             taken = tuple(n + (u in users) for u, n in enumerate(load))
-            if max(taken) <= cap:
+            if (np.array(taken) <= cap).all():
                 reached = (filled + len(users), total + float(sum(row[u] for u in users)))
                 following[taken] = max(following.get(taken, (-1, 0.0)), reached)
         states = following
-    return max(states.values())
+    return max(states.values(), default=None)
 
 
 @given(problems())
 @settings(max_examples=400, deadline=None)
-def test_assignment_equals_exhaustive_search(problem: tuple[np.ndarray, list[int], int]) -> None:
+def test_assignment_equals_exhaustive_search(problem: tuple[np.ndarray, list[int], Cap]) -> None:
     values, sizes, cap = problem
     result = assign(values, sizes, cap)
     filled, total = best_by_search(values, sizes, cap)
@@ -50,21 +55,40 @@ def test_assignment_equals_exhaustive_search(problem: tuple[np.ndarray, list[int
     check_feasible(values, sizes, cap, result.rows)
 
 
+@given(problems(), st.data())
+@settings(max_examples=300, deadline=None)
+def test_minima_hold_where_all_can_and_cost_no_slots(
+    problem: tuple[np.ndarray, list[int], Cap], data: st.DataObject
+) -> None:
+    values, sizes, cap = problem
+    least = [data.draw(st.integers(0, size)) for size in sizes]
+    result = assign(values, sizes, cap, least)
+    possible = best_by_search(values, sizes, cap, least)
+    filled, total = possible or best_by_search(values, sizes, cap)
+    assert sum(result.filled) == filled == best_by_search(values, sizes, cap)[0]
+    assert result.objective == pytest.approx(total, abs=1e-9)
+    assert result.gap == pytest.approx(0.0, abs=1e-6)
+    if possible:
+        assert all(found >= wanted for found, wanted in zip(result.filled, least, strict=True))
+    check_feasible(values, sizes, cap, result.rows)
+
+
 @given(problems())
 @settings(max_examples=100, deadline=None)
-def test_greedy_equals_a_walk_over_all_pairs(problem: tuple[np.ndarray, list[int], int]) -> None:
+def test_greedy_equals_a_walk_over_all_pairs(problem: tuple[np.ndarray, list[int], Cap]) -> None:
     values, sizes, cap = problem
+    room = np.broadcast_to(cap, values.shape[1])
     pairs = sorted(((-values[c, u], c, u) for c, u in np.ndindex(values.shape) if np.isfinite(values[c, u])))
     rows: list[list[int]] = [[] for _ in sizes]
     for _, campaign, user in pairs:
-        if len(rows[campaign]) < sizes[campaign] and sum(user in r for r in rows) < cap:
+        if len(rows[campaign]) < sizes[campaign] and sum(user in r for r in rows) < room[user]:
             rows[campaign].append(user)
     found = greedy(values, sizes, cap)
     assert [r.tolist() for r in found] == rows
     check_feasible(values, sizes, cap, found)
 
 
-def check_feasible(values: np.ndarray, sizes: list[int], cap: int, rows: list[np.ndarray]) -> None:
+def check_feasible(values: np.ndarray, sizes: list[int], cap: Cap, rows: list[np.ndarray]) -> None:
     load = np.zeros(values.shape[1], dtype=int)
     for campaign, users in enumerate(rows):
         assert len(users) <= sizes[campaign]
@@ -72,7 +96,7 @@ def check_feasible(values: np.ndarray, sizes: list[int], cap: int, rows: list[np
         assert (np.diff(values[campaign, users]) <= 0).all()
         np.add.at(load, users, 1)
         assert len(set(users.tolist())) == len(users)
-    assert load.max(initial=0) <= cap
+    assert (load <= cap).all()
 
 
 @pytest.mark.parametrize("cap", [1, 2])

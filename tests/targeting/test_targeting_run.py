@@ -45,9 +45,17 @@ class Items:
                 raise UnknownIdError(f"item '{text}' is not stored")
         return self.vectors[[self.rows[text] for text in ids]]
 
+    def matching(self, where: str) -> tuple[list[str], np.ndarray]:
+        predicate = predicates.parse(where)
+        predicates.to_sql(predicate, {"title": "string"})
+        names = [text for text in self.rows if predicates.evaluate(predicate, {"title": text})]
+        return names, self.get_vectors(names)
+
 
 class MemoryIndex:
     fingerprint = "0123456789abcdef"
+    moment = 1_700_000_000_000_000
+    about = {"model": "m", "dataset": "d"}  # noqa: RUF012
 
     def __init__(self, order: list[int] | None = None) -> None:
         random = np.random.default_rng(0)
@@ -59,14 +67,19 @@ class MemoryIndex:
         self.users = Users([f"u{row}" for row in order], vectors[order], [attributes[row] for row in order])
         self.items = Items(["a", "b,c"], random.normal(size=(2, 4)).astype(np.float32))
 
+    def probabilities(self, scores: np.ndarray, users: list[str]) -> np.ndarray:
+        raise InputError("no calibration")
+
 
 def write(path: Path, text: str) -> Path:
     path.write_text(text, encoding="utf-8")
     return path
 
 
+SMALLEST = "[run]\nmin_audience = 1\n"
 TWO = """
 [run]
+min_audience = 1
 cap = 1
 [[campaign]]
 id = "spring"
@@ -110,7 +123,9 @@ def test_two_campaigns_share_users_under_the_cap(tmp_path: Path) -> None:
 
 def test_lookalike_scores_are_centred(tmp_path: Path) -> None:
     index = MemoryIndex()
-    campaigns = write(tmp_path / "c.toml", '[[campaign]]\nid = "x"\nseed_users = ["u3", "u4"]\nsize = 28\n')
+    campaigns = write(
+        tmp_path / "c.toml", SMALLEST + '[[campaign]]\nid = "x"\nseed_users = ["u3", "u4"]\nsize = 28\n'
+    )
     target(index, campaigns, tmp_path / "out")
     table = pq.read_table(tmp_path / "out" / "audience.parquet").to_pydict()
     centred = index.users.vectors - index.users.vectors.mean(axis=0)
@@ -148,27 +163,37 @@ def test_dry_run_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_unfilled_slots_are_reported_and_gated(tmp_path: Path) -> None:
-    text = '[[campaign]]\nid = "wide"\nitems = ["a"]\nsize = 50\n'
+    text = SMALLEST + '[[campaign]]\nid = "wide"\nitems = ["a"]\nsize = 50\n'
     document = target(MemoryIndex(), write(tmp_path / "c.toml", text), tmp_path / "out")
     assert document["campaigns"][0] | {"mean_score": 0, "lowest_score": 0} == {
         "id": "wide",
         "size": 30,
         "asked": 50,
         "unfilled": 20,
+        "floor": 1,
+        "needed": 50,
         "eligible": 30,
+        "funnel": [{"step": "users", "left": 30}],
         "mean_score": 0,
         "lowest_score": 0,
+        "holdout": 0,
+        "expanded": 0,
     }
     with pytest.raises(GateError, match="'wide' 30 of 50"):
         check_quotas(document)
 
 
-def test_min_score_can_leave_a_campaign_empty(tmp_path: Path) -> None:
+def test_an_audience_under_the_floor_is_refused_and_nothing_written(tmp_path: Path) -> None:
     text = '[[campaign]]\nid = "picky"\nitems = ["a"]\nsize = 5\nmin_score = 1000.0\n'
-    document = target(MemoryIndex(), write(tmp_path / "c.toml", text), tmp_path / "out")
+    picky = write(tmp_path / "c.toml", SMALLEST + text)
+    with pytest.raises(GateError, match="nothing was written: 'picky' 0, and 1 is the least"):
+        target(MemoryIndex(), picky, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    document = target(MemoryIndex(), picky, tmp_path / "out", dry_run=True)
     assert document["campaigns"][0]["size"] == document["campaigns"][0]["eligible"] == 0
-    assert pq.read_table(tmp_path / "out" / "audience.parquet").num_rows == 0
     json.dumps(document, allow_nan=False)
+    with pytest.raises(GateError, match="and 100 is the least"):
+        target(MemoryIndex(), write(tmp_path / "d.toml", text.replace("1000", "-1000")), tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -193,9 +218,12 @@ def test_campaigns_that_do_not_fit_the_index_are_named(tmp_path: Path, text: str
         ('[[campain]]\nid = "x"', "unknown key.*did you mean campaign"),
         ("[run]\ncapp = 2\n" + TWO.split("cap = 1")[1], "unknown key.*did you mean cap"),
         ("[run]\ncap = 0\n" + TWO.split("cap = 1")[1], "run: cap"),
-        ('[[campaign]]\nid = "x"\nitems = ["a"]\nsize = 1\nwher = "a"', "'x': wher: unknown key.*where"),
-        ('[[campaign]]\nid = "x"\nitems = ["a"]\nseed_users = ["u1"]\nsize = 1', "'x'.*one of the two"),
-        ('[[campaign]]\nid = "x"\nsize = 1', "'x'.*one of the two"),
+        (
+            '[[campaign]]\nid = "x"\nitems = ["a"]\nsize = 1\ninclde = "a"',
+            "'x': inclde: unknown key.*include",
+        ),
+        ('[[campaign]]\nid = "x"\nitems = ["a"]\nseed_users = ["u1"]\nsize = 1', "'x'.*exactly one of them"),
+        ('[[campaign]]\nid = "x"\nsize = 1', "'x'.*exactly one of them"),
         ('[[campaign]]\nid = "x"\nitems = ["a"]\nsize = 0', "'x': size"),
         ('[[campaign]]\nid = "x"\nitems = ["a", "a"]\nsize = 1', "'x': items.*twice"),
         ('[[campaign]]\nitems = ["a"]\nsize = 1', "'number 1': id"),
@@ -235,7 +263,7 @@ def test_command_prints_one_document(tmp_path: Path, command: click.Command) -> 
 
 
 def test_command_reports_an_unmet_quota_after_writing(tmp_path: Path, command: click.Command) -> None:
-    campaigns = write(tmp_path / "c.toml", '[[campaign]]\nid = "wide"\nitems = ["a"]\nsize = 50\n')
+    campaigns = write(tmp_path / "c.toml", SMALLEST + '[[campaign]]\nid = "wide"\nitems = ["a"]\nsize = 50\n')
     result = click.testing.CliRunner().invoke(
         command, ["--campaigns", str(campaigns), "--out", str(tmp_path / "out")]
     )

@@ -212,7 +212,7 @@ def seen(root: Path, user: str) -> set[str]:
 
 def test_targeting_by_probability_counts_expected_takers(root: Path, document: dict, tmp_path: Path) -> None:
     campaigns = tmp_path / "c.toml"
-    text = '[run]\nscores = "probability"\n[[campaign]]\nid = "a"\nitems = ["i4", "i5"]\nsize = 7\n'
+    text = '[run]\nmin_audience = 1\nscores = "probability"\n[[campaign]]\nid = "a"\nitems = ["i4", "i5"]\nsize = 7\n'
     campaigns.write_text(text)
     run = duality.target(root / "indexes/default", campaigns=campaigns, out=tmp_path / "out")
     audience = pq.read_table(tmp_path / "out/audience.parquet").to_pydict()

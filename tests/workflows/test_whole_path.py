@@ -253,7 +253,9 @@ def test_doctor_and_unknown_commands(world: Path) -> None:
 
 
 def test_targeting_from_the_command_line(world: Path, tmp_path: Path) -> None:
-    (tmp_path / "c.toml").write_text('[[campaign]]\nid = "a"\nitems = ["i1"]\nsize = 10\n')
+    (tmp_path / "c.toml").write_text(
+        '[run]\nmin_audience = 10\n[[campaign]]\nid = "a"\nitems = ["i1"]\nsize = 10\n'
+    )
     out = tmp_path / "out"
     document = answer(world, "target", "--campaigns", str(tmp_path / "c.toml"), "--out", str(out))
     assert document["campaigns"][0]["size"] == 10
