@@ -22,6 +22,8 @@ users at these prices.
 Any prices give a valid upper bound, so a gap of zero proves the optimum without trusting
 either the solver or the pruning.
 
+Beyond LINEAR edges the same problem is solved as a flow (flow.py), which is faster and gives the same total.
+
 Cost:   30,000 edges 0.3 s, 200,000 edges 6 s on one core (sizes 10 x 300, 20 x 500).
 Shapes: C campaigns, U users, edges = sum of K_c at most C * S.
 """
@@ -37,6 +39,9 @@ from scipy.optimize import linprog
 from scipy.sparse.csgraph import maximum_flow
 
 from duality.errors import DualityError
+from duality.targeting.flow import least_cost, prices_of
+
+LINEAR = 100_000
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,7 @@ def assign(
     Raises:
         ValueError: shapes differ, a size or the cap is below 1, or a value is NaN or +inf.
         DualityError: the solver gave up.
+        MissingExtraError: more than LINEAR edges, and the extra `targeting` is not installed.
     """
     values, slots, room = _checked(values, sizes, cap)
     edges = candidate_edges(values, slots, room)
@@ -99,7 +105,11 @@ def assign(
         empty = [np.empty(0, dtype=np.int64) for _ in slots]
         return Assignment(empty, 0.0, 0.0, 0.0, np.zeros(values.shape[1]))
     minima = _possible(edges, values.shape, np.minimum(slots, 0 if least is None else np.array(least)), room)
-    chosen, prices, filling, favours = _solve(edges, values.shape, slots, room, filled, minima)
+    if len(edges.value) > LINEAR:
+        chosen = least_cost(edges, values.shape, slots, room, filled, minima)
+        prices, filling, favours = prices_of(edges, chosen, values.shape, slots, room, minima)
+    else:
+        chosen, prices, filling, favours = _solve(edges, values.shape, slots, room, filled, minima)
     rows = _rows_by_campaign(edges, chosen, len(slots))
     objective = total_value(values, rows)
     gain = _bound_at(values + favours[:, None], slots, prices, filling)

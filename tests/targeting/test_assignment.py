@@ -6,9 +6,10 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from duality.targeting import assignment
 from duality.targeting.assignment import assign, greedy, total_value
 
 Cap = int | np.ndarray
@@ -43,9 +44,22 @@ def best_by_search(
     return max(states.values(), default=None)
 
 
+@pytest.fixture(params=["linear programme", "flow"])
+def solver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every problem by both solvers."""
+    if request.param == "flow":
+        pytest.importorskip("ortools", reason="the extra `targeting` is not installed")
+        monkeypatch.setattr(assignment, "LINEAR", -1)
+
+
+BOTH = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
 @given(problems())
-@settings(max_examples=400, deadline=None)
-def test_assignment_equals_exhaustive_search(problem: tuple[np.ndarray, list[int], Cap]) -> None:
+@BOTH
+def test_assignment_equals_exhaustive_search(
+    solver: None, problem: tuple[np.ndarray, list[int], Cap]
+) -> None:
     values, sizes, cap = problem
     result = assign(values, sizes, cap)
     filled, total = best_by_search(values, sizes, cap)
@@ -56,9 +70,9 @@ def test_assignment_equals_exhaustive_search(problem: tuple[np.ndarray, list[int
 
 
 @given(problems(), st.data())
-@settings(max_examples=300, deadline=None)
+@BOTH
 def test_minima_hold_where_all_can_and_cost_no_slots(
-    problem: tuple[np.ndarray, list[int], Cap], data: st.DataObject
+    solver: None, problem: tuple[np.ndarray, list[int], Cap], data: st.DataObject
 ) -> None:
     values, sizes, cap = problem
     least = [data.draw(st.integers(0, size)) for size in sizes]
@@ -100,7 +114,7 @@ def check_feasible(values: np.ndarray, sizes: list[int], cap: Cap, rows: list[np
 
 
 @pytest.mark.parametrize("cap", [1, 2])
-def test_a_larger_problem_closes_its_gap_and_beats_greedy(cap: int) -> None:
+def test_a_larger_problem_closes_its_gap_and_beats_greedy(solver: None, cap: int) -> None:
     random = np.random.default_rng(3)
     values = -8 + 0.9 * random.normal(size=400) + 0.3 * random.normal(size=(6, 400))
     values[random.random(values.shape) < 0.3] = -np.inf
@@ -112,7 +126,7 @@ def test_a_larger_problem_closes_its_gap_and_beats_greedy(cap: int) -> None:
     check_feasible(values, sizes, cap, result.rows)
 
 
-def test_price_is_what_a_second_copy_of_the_user_adds() -> None:
+def test_price_is_what_a_second_copy_of_the_user_adds(solver: None) -> None:
     values = np.array([[9.0, 1.0, 0.0], [8.0, 3.0, 0.0]])
     result = assign(values, [1, 1])
     assert result.objective == 12.0
@@ -120,7 +134,7 @@ def test_price_is_what_a_second_copy_of_the_user_adds() -> None:
     assert result.prices[0] == pytest.approx(with_copy.objective - result.objective)
 
 
-def test_filling_comes_before_value() -> None:
+def test_filling_comes_before_value(solver: None) -> None:
     result = assign(np.array([[-1.0, -9.0], [-2.0, -np.inf]]), [1, 1])
     assert [rows.tolist() for rows in result.rows] == [[1], [0]]
 
@@ -144,3 +158,20 @@ def test_nobody_eligible_leaves_slots_empty() -> None:
 def test_impossible_problems_are_refused(values: list[list[float]], sizes: list[int], cap: int) -> None:
     with pytest.raises(ValueError):
         assign(np.array(values), sizes, cap)
+
+
+def test_both_solvers_agree_on_a_larger_problem_and_flow_proves_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("ortools", reason="the extra `targeting` is not installed")
+    random = np.random.default_rng(5)
+    values = -8 + 0.9 * random.normal(size=3_000) + 0.3 * random.normal(size=(12, 3_000))
+    values[random.random(values.shape) < 0.2] = -np.inf
+    sizes, room = random.integers(20, 120, 12).tolist(), random.integers(0, 3, 3_000)
+    least = [size // 2 for size in sizes]
+    linear = assign(values, sizes, room, least)
+    monkeypatch.setattr(assignment, "LINEAR", -1)
+    flow = assign(values, sizes, room, least)
+    assert flow.objective == pytest.approx(linear.objective, abs=1e-6)
+    assert 0 <= flow.gap + 1e-12 < 1e-9
+    check_feasible(values, sizes, room, flow.rows)
