@@ -17,9 +17,12 @@ from duality.runtime import home
     "--campaigns", type=click.Path(path_type=Path), required=True, help="Campaign file (TOML, [[campaign]])."
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the audiences.")
+@click.option("--report", is_flag=True, help="Also a page for people, report.html (extra `report`).")
 @click.option("--dry-run", is_flag=True, help="Assign and report, write nothing.")
 @json_option
-def target(index_path: Path | None, campaigns: Path, out: Path, dry_run: bool, as_json: bool) -> None:
+def target(
+    index_path: Path | None, campaigns: Path, out: Path, report: bool, dry_run: bool, as_json: bool
+) -> None:
     """Assign users to campaigns: most slots filled first, then the largest total score.
 
     Exits 3 when a campaign found fewer users than it asked for (or than its quota_min); the audiences are written
@@ -30,7 +33,7 @@ def target(index_path: Path | None, campaigns: Path, out: Path, dry_run: bool, a
     from duality.workflows.targeting import open_for_targeting
 
     index = open_for_targeting(index_path or home() / "indexes" / "default")
-    document = run_target(index, campaigns, out, dry_run=dry_run)
+    document = run_target(index, campaigns, out, dry_run=dry_run, page=index.page if report else None)
     emit(document, as_json, _render)
     check_floor(document)
     check_quotas(document)

@@ -3,7 +3,8 @@
 Reads:  a campaign file and the lists beside it; user and item vectors of an index.
 Writes: `audience.parquet` (who was chosen, audience.py), `excluded.parquet` (who could not be had, and why),
         `reach.json` and `overlap.csv` (rounded, reach.py), `assignment.json` (totals, bound, gap, per campaign),
-        `datalabel.json` (where the data come from), `manifest.json` (what went in, checksums of what came out).
+        `datalabel.json` (where the data come from), `report.html` (for people, if asked for), `manifest.json` (what
+        went in, checksums of what came out).
         No dates of the run: same input, same bytes.
 
 Shapes: C campaigns, U users.
@@ -12,6 +13,7 @@ Shapes: C campaigns, U users.
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ from duality.targeting.spec import CampaignFile, read_campaigns
 
 AUDIENCE, EXCLUDED, REACH, OVERLAP = "audience.parquet", "excluded.parquet", "reach.json", "overlap.csv"
 ASSIGNMENT, LABEL, MANIFEST = "assignment.json", "datalabel.json", "manifest.json"
+REPORT = "report.html"
 FORMAT = 2
 
 
@@ -58,8 +61,16 @@ class Scored:
         return [campaign.asks(int(n)) for campaign, n in zip(self.file.campaigns, may, strict=True)]
 
 
+Page = Callable[["Scored", Assignment, dict[str, Any]], str]
+
+
 def target(
-    index: TargetingIndex, campaigns_path: Path, out: Path, *, dry_run: bool = False
+    index: TargetingIndex,
+    campaigns_path: Path,
+    out: Path,
+    *,
+    dry_run: bool = False,
+    page: Page | None = None,
 ) -> dict[str, Any]:
     """Assign users to campaigns and write the audiences.
 
@@ -68,6 +79,7 @@ def target(
         campaigns_path: the campaign file.
         out: folder to create, or an earlier run's to replace.
         dry_run: compute everything, write nothing.
+        page: makes the text of `report.html`; None writes none.
 
     Returns:
         `campaigns` [{id, size, asked, unfilled, eligible, funnel, mean_score, lowest_score, holdout, expanded}] with
@@ -84,7 +96,7 @@ def target(
     document = _document(scored, assignment)
     if not dry_run:
         check_floor(document)
-        _write(Path(out), index, scored, assignment, document)
+        _write(Path(out), index, scored, assignment, document, page)
     return {**document, "out": None if dry_run else str(out)}
 
 
@@ -176,7 +188,12 @@ def _document(scored: Scored, assignment: Assignment) -> dict[str, Any]:
 
 
 def _write(
-    out: Path, index: TargetingIndex, scored: Scored, assignment: Assignment, document: dict[str, Any]
+    out: Path,
+    index: TargetingIndex,
+    scored: Scored,
+    assignment: Assignment,
+    document: dict[str, Any],
+    page: Page | None,
 ) -> None:
     from pyarrow import parquet
 
@@ -191,6 +208,8 @@ def _write(
         write_json(
             folder / LABEL, {**index.about, "users": rounded(len(people.ids)), "method": _method(file)}
         )
+        if page is not None:
+            (folder / REPORT).write_text(page(scored, assignment, document), encoding="utf-8")
         sums = {path.name: checksum(path) for path in sorted(folder.iterdir())}
         write_json(folder / MANIFEST, {"format": FORMAT, **scored.inputs, "checksums": sums})
 

@@ -65,13 +65,19 @@ def calibrate(model: PathLike | None = None, *, impressions: PathLike, **options
 
 
 def target(
-    index: PathLike | None = None, *, campaigns: PathLike, out: PathLike, dry_run: bool = False
+    index: PathLike | None = None,
+    *,
+    campaigns: PathLike,
+    out: PathLike,
+    dry_run: bool = False,
+    report: bool = False,
 ) -> dict[str, Any]:
-    """Choose the users of campaigns; see `duality.targeting.run.target`."""
+    """Choose the users of campaigns; see `duality.targeting.run.target`. `report` also writes a page for people."""
     from duality.targeting.run import target as run
     from duality.workflows.targeting import open_for_targeting
 
-    return run(open_for_targeting(_or(index, "indexes/default")), Path(campaigns), Path(out), dry_run=dry_run)
+    opened = open_for_targeting(_or(index, "indexes/default"))
+    return run(opened, Path(campaigns), Path(out), dry_run=dry_run, page=opened.page if report else None)
 
 
 def _or(path: PathLike | None, default: str) -> Path:

@@ -38,7 +38,7 @@ def render(document: Part, evidence: Part, figures: Mapping[str, str], about: wo
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    drawn = {name: _inline(name, svg) for name, svg in figures.items()}
+    drawn = {name: inline(name, svg) for name, svg in figures.items()}
     sections = [
         _section(direction, part, evidence.get(direction), drawn) for direction, part in document.items()
     ]
@@ -111,7 +111,7 @@ def _calibration(facts: Part | None, drawn: Mapping[str, Markup]) -> dict[str, A
     }
 
 
-def _inline(name: str, svg: str) -> Markup:
+def inline(name: str, svg: str) -> Markup:
     """An SVG that can stand beside others in one page: its ids are its own, and it has a name."""
     text = re.sub(r"<\?xml.*?\?>|<!DOCTYPE.*?>", "", svg, flags=re.S)
     text = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', text)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from duality.artifacts import fingerprint
 from duality.data.writing import iso
+from duality.errors import MissingExtraError
 from duality.index.side import Side
+from duality.targeting.assignment import Assignment
+from duality.targeting.run import Scored
 from duality.workflows.index import Index
 
 
@@ -45,6 +49,19 @@ class OpenedForTargeting:
             str(pair.users.version),
             str(pair.items.version),
         )
+
+    def page(self, scored: Scored, assignment: Assignment, document: dict[str, Any]) -> str:
+        """The report of a run on this index, as HTML.
+
+        Raises:
+            MissingExtraError: the extra `report` is not installed.
+        """
+        try:
+            from duality.workflows.targeting_report import page
+        except ImportError as error:
+            raise MissingExtraError(error.name or "jinja2", "'duality[report]'") from None
+        known = self.users.attributes_of(scored.people.ids)
+        return page(scored, assignment, document, self.about, known)
 
     def probabilities(self, scores: np.ndarray, users: Sequence[str]) -> np.ndarray:
         """Calibrated probabilities float64 [U, N] of scores float [U, N], a row per user.
