@@ -1,8 +1,8 @@
 """Who may be had by which campaign, and why the others may not: the funnel.
 
 Every user who may not has one reason, the first of `REASONS` that holds. A frequency cap counts contacts in the days
-before a campaign begins and this run's own; where several campaigns share a cap, a user gets no more of them
-together than the strictest allows, so that no cap can be broken whoever is chosen.
+before a campaign begins and this run's own; a user gets no more campaigns together than the strictest of the shared
+caps allows that leave them any, so that no cap can be broken whoever is chosen.
 
 Shapes: C campaigns, U users.
 """
@@ -88,8 +88,9 @@ def judge(
     capacity = np.full(len(people.ids), run.cap, np.int64)
     for row, campaign in enumerate(file.campaigns):
         left = _contacts_left(people, contacts, run.frequency_cap, campaign, index.moment)
-        shared = [room for scope, room in left if scope == "all"]
-        capacity = np.minimum.reduce([capacity, *(room.clip(min=0) for room in shared)])
+        for scope, room in left:
+            if scope == "all":  # who has none left is out of this campaign, and may be in others
+                capacity = np.where(room < 1, capacity, np.minimum(capacity, room))
         excluded, not_included = _by_rules(index, people, campaign)
         failing = (
             ~consenting,

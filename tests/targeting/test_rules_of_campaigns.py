@@ -151,6 +151,18 @@ def test_a_cap_shared_by_all_leaves_what_the_past_left(tmp_path: Path) -> None:
     assert set(counts.values()) == {2}
 
 
+def test_a_cap_of_one_campaign_does_not_bind_those_whom_it_cannot_have(tmp_path: Path) -> None:
+    contacts(tmp_path, [("u1", "old", 1)])
+    text = '[run]\nmin_audience = 1\ncap = 2\ncontacts = "contacts.parquet"\n' + "".join(
+        f'[[campaign]]\nid = "{name}"\nitems = ["a"]\nsize = 30\nquota_min = 1\n{cap}'
+        for name, cap in (("x", "frequency_cap = {n = 1, days = 7}\n"), ("y", ""))
+    )
+    _, audience = run(tmp_path, text)
+    pairs = list(zip(audience["user"], audience["campaign"], strict=True))
+    assert [campaign for user, campaign in pairs if user == "u1"] == ["y"]
+    assert len(pairs) == 30  # the others may be in one of the two
+
+
 @pytest.mark.parametrize(
     ("asked", "found"),
     [("size = 7", 7), ("ratio = 0.5", 15), ("budget = 10.0\ncost = 1.5", 6), ("quota_max = 9", 9)],
