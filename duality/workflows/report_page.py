@@ -31,6 +31,20 @@ def render(document: Part, evidence: Part, figures: Mapping[str, str], about: wo
         document, evidence, about: as for `write_report`.
         figures: {name: SVG} of `report_figures.figures_of`.
     """
+    drawn = {name: inline(name, svg) for name, svg in figures.items()}
+    sections = [
+        _section(direction, part, evidence.get(direction), drawn) for direction, part in document.items()
+    ]
+    return template(TEMPLATE).render(
+        about=about,
+        sections=sections,
+        calibration=_calibration(about.calibration, drawn),
+        glossary=words.GLOSSARY,
+    )
+
+
+def template(name: str) -> jinja2.Template:
+    """A page's template; what is put into it is escaped, and nothing may be missing."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -38,16 +52,7 @@ def render(document: Part, evidence: Part, figures: Mapping[str, str], about: wo
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    drawn = {name: inline(name, svg) for name, svg in figures.items()}
-    sections = [
-        _section(direction, part, evidence.get(direction), drawn) for direction, part in document.items()
-    ]
-    return environment.get_template(TEMPLATE).render(
-        about=about,
-        sections=sections,
-        calibration=_calibration(about.calibration, drawn),
-        glossary=words.GLOSSARY,
-    )
+    return environment.get_template(name)
 
 
 def _section(direction: str, part: Part, details: Part | None, drawn: Mapping[str, Markup]) -> dict[str, Any]:

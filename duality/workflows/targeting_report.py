@@ -10,17 +10,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from duality.targeting.assignment import Assignment
 from duality.targeting.reach import overlaps, reach, rounded
 from duality.targeting.run import Scored
 from duality.workflows.report_drawing import Figure, layered, quantity, styles, svg
-from duality.workflows.report_page import inline
+from duality.workflows.report_page import inline, template
 
 TEMPLATE = "targeting_report.html.jinja"
 MOST_VALUES, LEAST_USERS = 12, 20  # of an attribute that is shown; of a value that is
@@ -44,13 +42,6 @@ def page(
         attributes: of all users, by id; sensitive columns are left out here.
     """
     reached = reach(scored.file, scored.values, scored.eligibility, assignment.filled)["campaigns"]
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     campaigns = [
         {
             "id": part["id"],
@@ -60,7 +51,7 @@ def page(
         }
         for part, found, users in zip(reached, document["campaigns"], assignment.rows, strict=True)
     ]
-    return environment.get_template(TEMPLATE).render(
+    return template(TEMPLATE).render(
         facts=_facts(scored, document, about),
         outcome=_outcome(document),
         holdouts=sum(campaign.holdout is not None for campaign in scored.file.campaigns),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -194,3 +195,13 @@ def test_a_grid_trains_its_variants_and_compares_them_with_one(
 def test_histories_of_a_two_sided_model_are_not_cut(data: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="it is for one-sided models"):
         train(data, tmp_path / "model", load_recipe(None, [*SMALL, "train.newest_items=3"]))
+
+
+@pytest.mark.parametrize(
+    "path", sorted(Path(grid.__file__).parent.glob("grids/*.toml")), ids=lambda p: p.stem
+)
+def test_every_variant_of_a_grid_is_a_recipe(path: Path) -> None:
+    found = tomllib.loads(path.read_text(encoding="utf-8"))
+    assert found["against"] in found["variants"]
+    recipes = [load_recipe(None, [*found["settings"], *own]) for own in found["variants"].values()]
+    assert len({recipe.model_dump_json() for recipe in recipes}) == len(recipes)
