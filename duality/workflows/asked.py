@@ -8,9 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from duality.errors import InputError, UnknownIdError
-from duality.workflows.build import model_for
-from duality.workflows.fresh_vectors import user_vectors
-from duality.workflows.update import history_vectors
 
 if TYPE_CHECKING:
     from duality.workflows.index import Index
@@ -45,6 +42,11 @@ def user_at(index: Index, user: str, moment: int) -> np.ndarray:
         UnknownIdError: the index does not hold the user.
         InputError: the index has no histories, or the model has changed.
     """
+    # Here, because they need torch and a query by id alone does not.
+    from duality.workflows.build import model_for
+    from duality.workflows.fresh_vectors import user_vectors
+    from duality.workflows.update import history_vectors
+
     stored = np.array(index.users.vectors([user]), np.float32)
     if index.dataset is None:
         raise InputError(f"{index.path} has no histories, and --at reads them again: give --data")
