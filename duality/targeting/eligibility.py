@@ -128,13 +128,8 @@ def past_contacts(
     end = now if begins is None else begins
     counted = (contacts.time <= end) & (contacts.time > end - cap.days * DAY)
     if cap.scope == "campaign" and contacts.campaign is not None:
-        counted &= np.array([name == campaign.id for name in contacts.campaign], bool)
-    rows = [
-        people.row[contacts.user[place]]
-        for place in np.flatnonzero(counted)
-        if contacts.user[place] in people.row
-    ]
-    return np.bincount(np.array(rows, np.int64), minlength=len(people.ids))
+        counted &= np.array(contacts.campaign) == campaign.id
+    return np.bincount(contacts.rows(people.ids)[counted] + 1, minlength=len(people.ids) + 1)[1:]
 
 
 def _by_rules(index: TargetingIndex, people: Population, campaign: Campaign) -> tuple[np.ndarray, np.ndarray]:

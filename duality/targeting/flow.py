@@ -1,12 +1,12 @@
 """The same assignment as a flow of least cost: for more pairs than a linear programme takes in seconds.
 
-OR-Tools moves `filled` units from the campaigns through pairs to users; costs are values rounded to whole numbers, so
-fine that what rounding loses is below the bound's own rounding error. It gives no prices, and the bound needs them:
+OR-Tools moves `filled` units from the campaigns through pairs to users; costs are values rounded to whole numbers,
+2^40 of them over their range; whatever rounding loses is in the gap. It gives no prices, and the bound needs them:
 they are distances between campaigns. Campaign a may take over from b only by a chain of users who change places, so the
 differences of the campaigns' thresholds are bounded by the cheapest such change, and shortest ways in a graph of one node per
 campaign make all of them fit (complementary slackness of the transportation problem).
 
-Cost:   10^6 pairs about 2 s.
+Cost:   the whole assignment of 10^6 pairs (20 campaigns, 50,000 users) 3.8 s, one thread, other work beside.
 Shapes: C campaigns, U users.
 """
 

@@ -37,6 +37,14 @@ class Contacts:
     time: np.ndarray
     campaign: list[str] | None
 
+    def rows(self, ids: list[str]) -> np.ndarray:
+        """Places of the users in a list of ids, int64 [N]; -1 for others."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        found = pc.index_in(pa.array(self.user, pa.string()), value_set=pa.array(ids, pa.string()))
+        return np.asarray(found.fill_null(-1)).astype(np.int64)
+
 
 class Lists:
     """The files that a campaign file names, each read once."""

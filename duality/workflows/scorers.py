@@ -197,7 +197,7 @@ class States:
 class TrainedStates(States):
     """Trained items alone, of visible events that are all training's: what judges an epoch.
 
-    The others come last. Making them and weighing them takes five times as long as all the rest.
+    The others come last: making and weighing them takes most of a validation (LOG.md, 2026-11-22).
     """
 
     @cached_property
