@@ -5,6 +5,7 @@ Shapes: P rows, M candidates, Q queries, D dimensions.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -34,14 +35,8 @@ class _Softmax(torch.autograd.Function):
         log_partition = queries.new_empty(queries.shape[0])
         grad_queries, grad_positives = torch.empty_like(queries), torch.empty_like(positives)
         grad_candidates = torch.zeros_like(candidates)
-        rows = max(LEAST, SCORES.get(queries.device.type, 1 << 20) // max(len(candidates), 1))
-        room = queries.new_empty(min(rows, len(queries)), len(candidates))
-        for start in range(0, queries.shape[0], rows):
-            part = slice(start, start + rows)
-            query, positive, column = queries[part], positives[part], columns[part]
-            scores = torch.addmm(offset, query, candidates.T, out=room[: len(query)])
-            own_row = torch.nonzero(column >= 0).squeeze(1)
-            scores[own_row, column[own_row]] = -torch.inf
+        for part, scores in _chunks(queries, candidates, columns, offset):
+            query, positive = queries[part], positives[part]
             own = (query * positive).sum(1)
             # One pass of exp serves the partition and the gradients, which are divided by it afterwards.
             highest = torch.maximum(scores.amax(1), own)
@@ -114,58 +109,123 @@ def log_partition(states: Tensor, candidates: Tensor) -> Tensor:
 
 
 class _PartitionAmong(torch.autograd.Function):
-    """Log-sum-exp over candidates that want no gradient; that of the queries is made on the way."""
+    """Log-sum-exp over candidates a chunk of rows at a time; the queries' gradient is made on the way.
+
+    The candidates' needs the scores again: a second product costs less than fresh memory for all of them.
+    """
 
     @staticmethod
-    def forward(ctx: Any, queries: Tensor, candidates: Tensor, columns: Tensor) -> Tensor:
-        rows = max(LEAST, SCORES.get(queries.device.type, 1 << 20) // len(candidates))
-        room = queries.new_empty(min(rows, len(queries)), len(candidates))
+    def forward(ctx: Any, queries: Tensor, candidates: Tensor, columns: Tensor, offset: Tensor) -> Tensor:
         found, slopes = queries.new_empty(len(queries)), torch.empty_like(queries)
-        for start in range(0, len(queries), rows):
-            part = slice(start, start + rows)
-            column = columns[part]
-            scores = torch.mm(queries[part], candidates.T, out=room[: len(column)])
-            own_row = torch.nonzero(column >= 0).squeeze(1)
-            scores[own_row, column[own_row]] = -torch.inf
+        for part, scores in _chunks(queries, candidates, columns, offset):
             highest = scores.amax(1)
             weights = scores.sub_(highest[:, None]).exp_()
             mass = weights.sum(1)
             found[part] = mass.log() + highest
             slopes[part] = (weights @ candidates) / mass[:, None]
-        ctx.save_for_backward(slopes)
+        ctx.save_for_backward(slopes, found, queries, candidates, columns, offset)
         return found
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (slopes,) = ctx.saved_tensors
-        return grads[0][:, None] * slopes, None, None
+        slopes, found, queries, candidates, columns, offset = ctx.saved_tensors
+        pull = grads[0][:, None]
+        moved = None
+        if ctx.needs_input_grad[1]:
+            moved = torch.zeros_like(candidates)
+            for part, scores in _chunks(queries, candidates, columns, offset):
+                shares = scores.sub_(found[part, None]).exp_()
+                moved.addmm_(shares.T, queries[part] * pull[part])
+        return pull * slopes, moved, None, None
 
 
-def partition_among(queries: Tensor, candidates: Tensor, columns: Tensor) -> Tensor:
+def _chunks(
+    queries: Tensor, candidates: Tensor, columns: Tensor, offset: Tensor
+) -> Iterator[tuple[slice, Tensor]]:
+    """Scores [n, M] of n rows at a time, in memory that the next chunk overwrites; own columns are -inf."""
+    rows = max(LEAST, SCORES.get(queries.device.type, 1 << 20) // max(len(candidates), 1))
+    room = queries.new_empty(min(rows, len(queries)), len(candidates))
+    for start in range(0, len(queries), rows):
+        part = slice(start, start + rows)
+        column = columns[part]
+        scores = torch.addmm(offset, queries[part], candidates.T, out=room[: len(column)])
+        own_row = torch.nonzero(column >= 0).squeeze(1)
+        scores[own_row, column[own_row]] = -torch.inf
+        yield part, scores
+
+
+def partition_among(
+    queries: Tensor, candidates: Tensor, columns: Tensor, offset: float | Tensor = 0.0
+) -> Tensor:
     """Log-sum-exp of each query's inner products with the candidates, without storing them: float [Q].
 
     Args:
         queries: float [Q, D].
-        candidates: float [M, D], M >= 2; gradients stop here.
+        candidates: float [M, D], M >= 2.
         columns: int64 [Q]: a candidate that does not count for the row, -1 for none.
+        offset: as in `softmax_loss`; has no gradient.
     """
-    partition: Tensor = _PartitionAmong.apply(queries, candidates.detach(), columns)
+    added = torch.as_tensor(offset, dtype=queries.dtype, device=queries.device).expand(len(candidates))
+    partition: Tensor = _PartitionAmong.apply(queries, candidates, columns, added)
     return partition
 
 
-def masked_softmax_loss(scores: Tensor, forbidden: Tensor) -> Tensor:
-    """Mean cross-entropy with the positives on the diagonal.
+class _Competition(torch.autograd.Function):
+    """Softmax over a batch's own candidates; no [Q, Q] array outlives a chunk, gradients are made on the way."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, queries: Tensor, candidates: Tensor, level: Tensor, rest: Tensor, forbidden: Tensor
+    ) -> Tensor:
+        loss, count = queries.new_zeros(()), len(queries)
+        grad_queries, grad_candidates = torch.empty_like(queries), torch.zeros_like(candidates)
+        grad_level, grad_rest = torch.zeros_like(level), torch.empty_like(rest)
+        nobody = torch.full((count,), -1, device=queries.device)
+        for part, scores in _chunks(queries, candidates, nobody, level):
+            own = scores.diagonal(part.start).clone()
+            scores.masked_fill_(forbidden[part], -torch.inf).diagonal(part.start).copy_(own)
+            highest = torch.maximum(scores.amax(1), rest[part])
+            weights, left = scores.sub_(highest[:, None]).exp_(), (rest[part] - highest).exp_()
+            mass = weights.sum(1) + left
+            loss += (mass.log() + highest - own).sum()
+            pull = weights.div_(mass[:, None])
+            pull.diagonal(part.start).sub_(1)
+            grad_queries[part], grad_rest[part] = pull @ candidates, left / mass
+            grad_candidates.addmm_(pull.T, queries[part])
+            grad_level += pull.sum(0)
+        found = (grad_queries, grad_candidates, grad_level, grad_rest)
+        ctx.save_for_backward(*(gradient / count for gradient in found))
+        return loss / count
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return *(grads[0] * gradient for gradient in ctx.saved_tensors), None
+
+
+def competition_loss(
+    queries: Tensor,
+    candidates: Tensor,
+    forbidden: Tensor,
+    *,
+    level: Tensor | None = None,
+    rest: Tensor | None = None,
+) -> Tensor:
+    """Mean cross-entropy of each query's own candidate among those of all queries.
 
     Args:
-        scores: float [Q, M], M >= Q; entry (q, q) is the positive of row q.
-        forbidden: bool [Q, M]: candidates that must not compete; the diagonal is always kept.
+        queries: float [Q, D].
+        candidates: float [Q, D]; number q is the right answer of query q.
+        forbidden: bool [Q, Q]: candidates that must not compete; the diagonal is always kept.
+        level: float [Q], added to the scores of each candidate.
+        rest: float [Q], for each query the log of the mass of all others that compete.
 
     Returns:
         Scalar, nats. Rows without any negative count as 0.
     """
-    keep = torch.eye(*scores.shape, dtype=torch.bool, device=scores.device)
-    scores = scores.masked_fill(forbidden & ~keep, -torch.inf)
-    return functional.cross_entropy(scores, torch.arange(scores.shape[0], device=scores.device))
+    level = queries.new_zeros(len(candidates)) if level is None else level
+    rest = queries.new_full((len(queries),), -torch.inf) if rest is None else rest
+    loss: Tensor = _Competition.apply(queries, candidates, level, rest, forbidden)
+    return loss
 
 
 def cycle_loss(

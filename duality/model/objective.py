@@ -32,7 +32,7 @@ from duality.model.bank import StateBank
 from duality.model.batch import Batch, forbidden_users, met_owner_by_member
 from duality.model.live import Live
 from duality.model.loss_config import LossConfig
-from duality.model.losses import cycle_loss, masked_softmax_loss, partition_among, softmax_loss
+from duality.model.losses import competition_loss, cycle_loss, partition_among, softmax_loss
 from duality.model.negatives import draw_negatives
 from duality.model.pair_losses import gbce_power, pair_loss
 from duality.model.ranks import Alone
@@ -168,12 +168,13 @@ class Objective:
         rows = live.row[self._sample(len(live.row), self.config.queries)]
         forbidden = self._tensor(forbidden_users(batch, rows, met_owner_by_member(batch, rows)))
         state, (candidates, _, offset) = live.at(rows), drawn
-        scores = vectors[rows] @ state.T
+        level = None
         if self.config.users_compete_on == "log p":
             # The partition stays live: with it detached, growing every state and item raises the
             # positives for free, and the scores ran away (LOG.md, 2026-11-21).
-            scores = scores - (state @ candidates.T + offset).logsumexp(1)
-        return masked_softmax_loss(scores, forbidden)
+            nobody = torch.full((len(rows),), -1, device=self.device)
+            level = -partition_among(state, candidates, nobody, offset)
+        return competition_loss(vectors[rows], state, forbidden, level=level)
 
     def _wanted(self, encoder: Encoder, layout: Layout) -> np.ndarray | None:
         """Rows whose states are made, ascending: all (None), or some where each is a pass over its prefix."""
@@ -265,12 +266,13 @@ class Objective:
     ) -> Tensor:
         """Items compete for a user: the generated ones of the batch and trained ones, whose partition is 1."""
         items, dim = batch.owners[rows], self.model.dim
-        left = torch.outer(log_partition, 1 - generated[:, dim])
-        made = user @ generated[:, :dim].T + left + generated[:, -1]
+        # What G does not subtract of log Z is one more dimension.
+        asked = torch.cat((user, log_partition[:, None]), dim=1)
+        made = torch.cat((generated[:, :dim], 1 - generated[:, dim, None]), dim=1)
         met = self._tensor(self.rivals.met_among(batch.members[rows], items))
         pool, column, _ = self._item_candidates(items, user, POOL, self.everyone)
-        trained = partition_among(user, pool, column)[:, None]
-        return masked_softmax_loss(torch.cat((made, trained), dim=1), functional.pad(met, (0, 1)))
+        trained = partition_among(user, pool.detach(), column)
+        return competition_loss(asked, made, met, level=generated[:, -1], rest=trained)
 
     def _cycle_item(self, made: Tensor, items: np.ndarray) -> Tensor:
         """Generated vectors float [Q, D] of `items` against the trained ones, among trained ones."""
@@ -324,7 +326,7 @@ class Objective:
         queries = functional.normalize(remade, dim=1) / self.config.temperature
         originals = functional.normalize(users.at(known).detach(), dim=1)
         forbidden = self._tensor(owner[:, None] == owner)
-        return {"cycle_user": masked_softmax_loss(queries @ originals.T, forbidden)}
+        return {"cycle_user": competition_loss(queries, originals, forbidden)}
 
     def _remade(self, generated: Tensor, layout: Layout, rows: np.ndarray) -> Tensor:
         """F over generated items, float [Q, D], before the events of `rows`."""

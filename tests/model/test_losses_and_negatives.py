@@ -13,9 +13,9 @@ from duality.model.batch import forbidden_users, met_owner_by_member
 from duality.model.losses import (
     LEAST,
     SCORES,
+    competition_loss,
     cycle_loss,
     log_partition,
-    masked_softmax_loss,
     partition_among,
     softmax_loss,
 )
@@ -72,17 +72,32 @@ def test_rows_weigh_what_their_items_probability_says(trust: float, monkeypatch:
         torch.testing.assert_close(ours, theirs)
 
 
-@given(st.integers(2, 8), st.integers(0, 1000))
-@settings(max_examples=30, deadline=None)
-def test_masked_softmax_loss_matches_its_definition(size: int, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    scores = torch.randn(size, size + 2, dtype=torch.float64, generator=generator)
-    forbidden = torch.rand(size, size + 2, generator=generator) < 0.4
+@pytest.mark.parametrize(("size", "scores"), [(3, 1 << 20), (8, 1 << 20), (2 * LEAST + 3, 1)])
+@pytest.mark.parametrize("more", [False, True])
+def test_a_competition_and_its_gradients_match_their_definition(
+    size: int, scores: int, more: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SCORES, "cpu", scores)
+    torch.manual_seed(size)
+    shapes = [(size, 4), (size, 4), (size,), (size,)]
+    queries, candidates, level, rest = given = [
+        (3 * torch.randn(shape, dtype=torch.float64)).requires_grad_() for shape in shapes
+    ]
+    forbidden = torch.rand(size, size) < 0.4
+    forbidden[1] = True  # nobody else competes there
+    everything = queries @ candidates.T + (level if more else 0)
+    wanted = [m for m in (everything, rest[:, None]) if more or m is everything]
     expected = []
     for row in range(size):
-        allowed = [m for m in range(size + 2) if m == row or not forbidden[row, m]]
-        expected.append(scores[row, allowed].logsumexp(0) - scores[row, row])
-    torch.testing.assert_close(masked_softmax_loss(scores, forbidden), torch.stack(expected).mean())
+        allowed = [m for m in range(size) if m == row or not forbidden[row, m]]
+        asked = torch.cat([everything[row, allowed], *(w[row] for w in wanted[1:])])
+        expected.append(asked.logsumexp(0) - everything[row, row])
+    extra = {"level": level, "rest": rest} if more else {}
+    found, brute = competition_loss(queries, candidates, forbidden, **extra), torch.stack(expected).mean()
+    torch.testing.assert_close(found, brute)
+    moved = given if more else given[:2]
+    for ours, theirs in zip(*(torch.autograd.grad(2 * x, moved) for x in (found, brute)), strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize("scores", [1, 20, 1 << 20])
@@ -132,15 +147,18 @@ def test_a_partition_among_candidates_and_its_slope_however_it_is_cut(
 ) -> None:
     monkeypatch.setitem(SCORES, "cpu", scores)
     queries = torch.randn(300, 4, dtype=torch.float64, requires_grad=True)
-    candidates = 3 * torch.randn(7, 4, dtype=torch.float64)
-    columns = torch.arange(300) % 8 - 1
-    found = partition_among(queries, candidates, columns)
+    candidates = (3 * torch.randn(7, 4, dtype=torch.float64)).requires_grad_()
+    columns, offset = torch.arange(300) % 8 - 1, torch.randn(7, dtype=torch.float64)
+    found = partition_among(queries, candidates, columns, offset)
     allowed = torch.arange(7) != columns[:, None]
-    expected = (queries @ candidates.T).masked_fill(~allowed, -torch.inf).logsumexp(1)
+    expected = (queries @ candidates.T + offset).masked_fill(~allowed, -torch.inf).logsumexp(1)
     torch.testing.assert_close(found, expected)
     weights = torch.randn(300, dtype=torch.float64)
-    ours, theirs = (torch.autograd.grad((weights * value).sum(), queries)[0] for value in (found, expected))
-    torch.testing.assert_close(ours, theirs)
+    of = (queries, candidates)
+    for ours, theirs in zip(
+        *(torch.autograd.grad((weights * value).sum(), of) for value in (found, expected)), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
 
 
 @given(st.integers(0, 60))
