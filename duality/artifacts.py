@@ -56,10 +56,7 @@ def atomic_folder(target: Path, *, marker: str) -> Iterator[Path]:
         InputError: `target` exists and is not a folder of this kind.
     """
     target = Path(target)
-    if target.exists() and not (
-        target.is_dir() and ((target / marker).exists() or not any(target.iterdir()))
-    ):
-        raise InputError(f"{target} exists and holds no {marker}: choose another folder or move it away")
+    check_replaceable(target, marker=marker)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
     temporary.mkdir()
@@ -70,6 +67,18 @@ def atomic_folder(target: Path, *, marker: str) -> Iterator[Path]:
         _swap_folder(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_replaceable(target: Path, *, marker: str) -> None:
+    """Refuse what `atomic_folder` would refuse, before the work that fills the folder.
+
+    Raises:
+        InputError: `target` exists and is not a folder of this kind.
+    """
+    if target.exists() and not (
+        target.is_dir() and ((target / marker).exists() or not any(target.iterdir()))
+    ):
+        raise InputError(f"{target} exists and holds no {marker}: choose another folder or move it away")
 
 
 def _swap_folder(new: Path, target: Path) -> None:

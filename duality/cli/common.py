@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
 import click
+
+from duality.errors import InputError
 
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print exactly one JSON document on stdout."
@@ -32,3 +35,16 @@ def show_plan(document: dict[str, Any]) -> None:
     """Print how the index was searched, if the answer says, beside the answer."""
     if "plan" in document:
         click.echo(f"plan: {document['plan']['strategy']}: {document['plan']['reason']}", err=True)
+
+
+def bytes_of(text: str, option: str) -> int:
+    """A size such as 4GB or 512MiB, in bytes.
+
+    Raises:
+        InputError: it is none.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", text.strip(), re.IGNORECASE)
+    if not found or not float(found[1]):
+        raise InputError(f"{option} {text}: give a size, such as 4GB or 512MiB")
+    power = "kmgt".find(found[2].lower()) + 1 if found[2] else 0
+    return int(float(found[1]) * (1024 if found[3] else 1000) ** power)

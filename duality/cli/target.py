@@ -1,42 +1,181 @@
-"""`duality target`: audiences for campaigns."""
+"""`duality target`: audiences for campaigns, in one go or in steps."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from duality.cli.common import emit, json_option
+from duality.cli.common import bytes_of, emit, json_option
 from duality.runtime import home
 
+if TYPE_CHECKING:
+    from duality.targeting.run import Work
 
-@click.command()
-@click.option("--index", "index_path", type=click.Path(path_type=Path), help="Index to take vectors from.")
-@click.option(
-    "--campaigns", type=click.Path(path_type=Path), required=True, help="Campaign file (TOML, [[campaign]])."
-)
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the audiences.")
+Command = Callable[..., Any]
+
+
+def _inputs(required: bool) -> Callable[[Command], Command]:
+    def with_options(command: Command) -> Command:
+        path = click.Path(path_type=Path)
+        command = click.option(
+            "--campaigns", type=path, required=required, help="Campaign file (TOML, [[campaign]])."
+        )(command)
+        return click.option("--index", "index_path", type=path, help="Index to take vectors from.")(command)
+
+    return with_options
+
+
+def _step(command: Command) -> Command:
+    """Options of all steps."""
+    command = click.option(
+        "--depth",
+        type=click.IntRange(min=1),
+        default=4,
+        help="Pairs kept per slot beyond a million pairs; the same in every step.  [4]",
+    )(command)
+    command = click.option(
+        "--work",
+        "work_path",
+        type=click.Path(path_type=Path),
+        required=True,
+        help="Folder of the steps' results; all processes see the same.",
+    )(command)
+    return _inputs(required=True)(command)
+
+
+@click.group(invoke_without_command=True, subcommand_metavar="[STEP]")
+@_inputs(required=False)
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for the audiences.")
 @click.option("--report", is_flag=True, help="Also a page for people, report.html (extra `report`).")
 @click.option("--dry-run", is_flag=True, help="Assign and report, write nothing.")
+@click.option("--engine", default="local", help="Who scores: local processes, or ray (extra `ray`).  [local]")
+@click.option(
+    "--workers", type=click.IntRange(min=0), default=0, help="Processes that score.  [one per core]"
+)
+@click.option("--memory-limit", default="4GB", help="Of all processes that score together.  [4GB]")
 @json_option
+@click.pass_context
 def target(
-    index_path: Path | None, campaigns: Path, out: Path, report: bool, dry_run: bool, as_json: bool
+    context: click.Context,
+    index_path: Path | None,
+    campaigns: Path | None,
+    out: Path | None,
+    report: bool,
+    dry_run: bool,
+    engine: str,
+    workers: int,
+    memory_limit: str,
+    as_json: bool,
 ) -> None:
     """Assign users to campaigns: most slots filled first, then the largest total score.
 
     Exits 3 when a campaign found fewer users than it asked for (or than its quota_min); the audiences are written
-    all the same. An audience smaller than min_audience exits 3 and writes nothing.
+    all the same. An audience smaller than min_audience exits 3 and writes nothing. The same in steps, for many
+    machines: score every shard, merge, assign.
     """
-    from duality.targeting.run import check_floor, check_quotas
+    if context.invoked_subcommand is not None:
+        return
+    for name, value in (("--campaigns", campaigns), ("--out", out)):
+        if value is None:
+            raise click.UsageError(f"Missing option '{name}'.")
+    from duality.targeting.outcome import check_floor, check_quotas
     from duality.targeting.run import target as run_target
     from duality.workflows.targeting import open_for_targeting
+    from duality.workflows.targeting_scale import scoring_by
 
-    index = open_for_targeting(index_path or home() / "indexes" / "default")
-    document = run_target(index, campaigns, out, dry_run=dry_run, page=index.page if report else None)
+    path, given, folder = _index(index_path), Path(str(campaigns)), Path(str(out))
+    scoring = scoring_by(
+        path, given, engine=engine, workers=workers, memory=bytes_of(memory_limit, "--memory-limit")
+    )
+    index = open_for_targeting(path)
+    page = index.page if report else None
+    document = run_target(index, given, folder, dry_run=dry_run, page=page, scoring=scoring)
     emit(document, as_json, _render)
     check_floor(document)
     check_quotas(document)
+
+
+@target.command()
+@_step
+@click.option("--shard", required=True, help="Which of how many parts of the users: 1/8 to 8/8.")
+@json_option
+def score(
+    index_path: Path | None, campaigns: Path, work_path: Path, depth: int, shard: str, as_json: bool
+) -> None:
+    """Score one shard; nothing is done twice."""
+    from duality.targeting.run import score as score_one
+    from duality.targeting.shards import Part
+
+    part = Part.parse(shard)
+    done = score_one(_begun(index_path, campaigns, work_path, depth), part)
+    said = "scored" if done else "was scored before"
+    emit({"shard": shard, "done_before": not done}, as_json, lambda _: click.echo(f"shard {shard} {said}"))
+
+
+@target.command()
+@_step
+@click.option("--shards", type=click.IntRange(min=1), required=True, help="How many there are.")
+@json_option
+def merge(
+    index_path: Path | None, campaigns: Path, work_path: Path, depth: int, shards: int, as_json: bool
+) -> None:
+    """Join the shards."""
+    from duality.targeting.run import merged
+
+    market = merged(_begun(index_path, campaigns, work_path, depth), shards)
+    document = {"pairs": len(market.pairs.user), "exact": market.whole, "asked": int(market.asked.sum())}
+    emit(document, as_json, _render_market)
+
+
+@target.command()
+@_step
+@click.option("--shards", type=click.IntRange(min=1), required=True, help="How many there are.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the audiences.")
+@click.option("--report", is_flag=True, help="Also a page for people, report.html (extra `report`).")
+@json_option
+def assign(
+    index_path: Path | None,
+    campaigns: Path,
+    work_path: Path,
+    depth: int,
+    shards: int,
+    out: Path,
+    report: bool,
+    as_json: bool,
+) -> None:
+    """Assign what was merged, and write the audiences."""
+    from duality.targeting.outcome import check_floor, check_quotas, document_of, write_run
+    from duality.targeting.run import finish
+    from duality.workflows.targeting import open_for_targeting
+
+    outcome = finish(_begun(index_path, campaigns, work_path, depth), shards)
+    document = document_of(outcome)
+    check_floor(document)
+    page = open_for_targeting(_index(index_path)).page if report else None
+    write_run(out, outcome, document, page)
+    emit({**document, "out": str(out)}, as_json, _render)
+    if outcome.shallow:
+        click.echo(f"slots stayed empty that others could fill: take all steps with --depth {4 * depth}")
+    check_quotas(document)
+
+
+def _begun(index_path: Path | None, campaigns: Path, work_path: Path, depth: int) -> Work:
+    from duality.targeting.run import begin
+    from duality.workflows.targeting import open_for_targeting
+
+    return begin(open_for_targeting(_index(index_path)), campaigns, work_path, depth)
+
+
+def _index(given: Path | None) -> Path:
+    return given or home() / "indexes" / "default"
+
+
+def _render_market(document: dict[str, Any]) -> None:
+    how = "an exact assignment" if document["exact"] else "an assignment by prices"
+    click.echo(f"{document['pairs']:,} pairs for {document['asked']:,} slots: enough for {how}")
 
 
 def _render(document: dict[str, Any]) -> None:

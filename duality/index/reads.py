@@ -156,6 +156,12 @@ class RecordReads(Database):
         if found != self.count():
             raise DamageError(f"{self.path} holds {found} records instead of {self.count()}: {ADVICE}")
 
+    def vectors_in_order(self) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
+        """Ids and vectors float32 [n, dim] of all records in the order of ids, a block at a time, each checked."""
+        rows = self._rows("ORDER BY id", (), len(self.kinds()))
+        while block := [(id, vector) for _, (_, id, vector, _) in zip(range(BLOCK), rows)]:
+            yield [id for id, _ in block], self.matrix([vector for _, vector in block])
+
     def stored_digests(self) -> Iterator[list[tuple[Any, ...]]]:
         """Blocks of (key, id, vector bytes, digest, attribute values...) as they stand, unchecked."""
         columns = slot_columns(len(self.kinds()))

@@ -207,6 +207,17 @@ class Side:
         vectors = [record["vector"] for record in records]
         return [record["id"] for record in records], np.array(vectors, np.float32).reshape(-1, self.dim)
 
+    def blocks(self) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
+        """Ids and vectors float32 [n, D] of all records, in id order, some at a time; all of one commit. Other reads
+        wait until it is used up or closed."""
+        with self._reading() as reads:
+            yield from reads.vectors_in_order()
+
+    def ids_where(self, where: str) -> list[str]:
+        """Ids of the records that match a filter; FilterError where it does not fit."""
+        with self._reading() as reads:
+            return reads.ids_where(where)
+
     def sample(self, rows: int) -> NDArray[np.float32]:
         """Up to `rows` stored vectors, float32 [N, D], spread over the side, the same at every call."""
         with self._reading() as reads:

@@ -1,19 +1,23 @@
-"""The tables of a run: who was chosen and why, who was not and why.
+"""The tables of a run: who was chosen and why, who was not and why; campaigns in the file's order, one at a time.
 
-Shapes: C campaigns, U users, A chosen (campaign, user) pairs, D dimensions.
+Shapes: C campaigns, U users, A users of an audience.
 """
 
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from duality.errors import InputError
-from duality.targeting.eligibility import REASONS, Eligibility
-from duality.targeting.scoring import Population, TargetingIndex, target_items
-from duality.targeting.spec import Campaign, CampaignFile, Holdout
+from duality.targeting.assignment import Assignment
+from duality.targeting.eligibility import REASONS
+from duality.targeting.merging import Market
+from duality.targeting.plan import Plan
+from duality.targeting.shards import Shards
+from duality.targeting.spec import Campaign, Holdout
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -21,59 +25,64 @@ if TYPE_CHECKING:
 TREATED, HOLDOUT = "treated", "holdout"
 
 
-def audience_table(
-    index: TargetingIndex,
-    file: CampaignFile,
-    people: Population,
-    values: np.ndarray,
-    eligibility: Eligibility,
-    rows: list[np.ndarray],
-) -> pa.Table:
-    """[A] `campaign`, `user`, `rank`, `score`, `probability` (null without a calibration), `arm` (treated or holdout)
-    and `reason`; campaigns in the file's order, best user first.
-
-    Args:
-        values: float64 [C, U].
-        rows: of each campaign int64 users, best first.
-    """
+def write_audience(path: Path, plan: Plan, market: Market, assignment: Assignment) -> None:
+    """`campaign`, `user`, `rank`, `score`, `probability` (null without a calibration), `arm` (treated or holdout)
+    and `reason`; best user first."""
     import pyarrow as pa
+    from pyarrow import parquet
 
-    parts = []
-    for row, (campaign, users) in enumerate(zip(file.campaigns, rows, strict=True)):
-        names = [people.ids[user] for user in users]
-        parts.append(
-            pa.table(
-                {
-                    "campaign": pa.array([campaign.id] * len(users), pa.string()),
-                    "user": pa.array(names, pa.string()),
-                    "rank": pa.array(np.arange(1, len(users) + 1), pa.int64()),
-                    "score": pa.array(values[row, users], pa.float32()),
-                    "probability": pa.array(
-                        _probabilities(index, people, file, campaign, values[row], users), pa.float32()
-                    ),
-                    "arm": pa.array(arms(campaign, names), pa.string()),
-                    "reason": pa.array(
-                        _reasons(index, people, campaign, users, eligibility.expanded[row]), pa.string()
-                    ),
-                }
-            )
-        )
-    return pa.concat_tables(parts)
-
-
-def excluded_table(file: CampaignFile, people: Population, eligibility: Eligibility) -> pa.Table:
-    """`campaign`, `user`, `reason` of all who could not be had; campaigns in the file's order, users by id."""
-    import pyarrow as pa
-
-    campaign, user = np.nonzero(eligibility.reason)
-    names = pa.array([campaign.id for campaign in file.campaigns], pa.string())
-    return pa.table(
+    schema = pa.schema(
         {
-            "campaign": names.take(pa.array(campaign)),
-            "user": pa.array(people.ids, pa.string()).take(pa.array(user)),
-            "reason": pa.array(REASONS, pa.string()).take(pa.array(eligibility.reason[campaign, user])),
+            "campaign": pa.string(),
+            "user": pa.string(),
+            "rank": pa.int64(),
+            "score": pa.float32(),
+            "probability": pa.float32(),
+            "arm": pa.string(),
+            "reason": pa.string(),
         }
     )
+    with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
+        for row in range(len(plan.file.campaigns)):
+            writer.write_table(_audience(plan, market, assignment.pairs[row], row, schema))
+
+
+def _audience(plan: Plan, market: Market, mine: np.ndarray, row: int, schema: pa.Schema) -> pa.Table:
+    import pyarrow as pa
+
+    campaign, users = plan.file.campaigns[row], market.pairs.user[mine]
+    names, values = plan.people.names(users), market.pairs.value[mine]
+    columns = {
+        "campaign": [campaign.id] * len(users),
+        "user": names,
+        "rank": np.arange(1, len(users) + 1),
+        "score": values.astype(np.float32),
+        "probability": _probabilities(plan, row, values, users, names),
+        "arm": arms(campaign, names),
+        "reason": _reasons(plan, row, users, market.expanded[mine]),
+    }
+    return pa.table({name: pa.array(columns[name], schema.field(name).type) for name in schema.names})
+
+
+def write_excluded(path: Path, plan: Plan, market: Market, shards: Shards) -> None:
+    """`campaign`, `user`, `reason` of all who could not be had; users by id."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    texts = pa.array(REASONS, pa.string())
+    schema = pa.schema({"campaign": pa.string(), "user": pa.string(), "reason": pa.string()})
+    with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
+        for row, campaign in enumerate(plan.file.campaigns):
+            rows, reasons = (np.concatenate(part) for part in zip(*shards.excluded(row), strict=True))
+            had = market.pairs.user[(market.pairs.campaign == row) & market.expanded]
+            left = ~np.isin(rows, had)
+            users = plan.people.ids.take(pa.array(rows[left])).cast(pa.string())
+            columns = (
+                pa.array([campaign.id] * int(left.sum()), pa.string()),
+                users,
+                texts.take(pa.array(reasons[left])),
+            )
+            writer.write_table(pa.table(dict(zip(schema.names, columns, strict=True))))
 
 
 def arms(campaign: Campaign, users: list[str]) -> list[str]:
@@ -92,39 +101,34 @@ def held_out(holdout: Holdout, campaign: str, user: str) -> bool:
 
 
 def _probabilities(
-    index: TargetingIndex,
-    people: Population,
-    file: CampaignFile,
-    campaign: Campaign,
-    values: np.ndarray,
-    users: np.ndarray,
+    plan: Plan, row: int, values: np.ndarray, users: np.ndarray, names: list[str]
 ) -> list[float | None]:
     """Calibrated, of chosen users; None where the index has no calibration or the campaign is for likeness."""
-    if file.run.scores == "probability":
-        return list(values[users])
-    if not (campaign.items or campaign.items_where) or not len(users):
+    if plan.calibrated:
+        return list(values)
+    items = plan.scorer.items[row][1]
+    if not len(items) or not len(users):
         return [None] * len(users)
-    items = target_items(index, campaign)[1]
     try:
-        found = index.probabilities(people.vectors[users] @ items.T, [people.ids[user] for user in users])
+        found = plan.index.probabilities(plan.people.vectors(users) @ items.T, names)
     except InputError:
         return [None] * len(users)
     return list(np.asarray(found).mean(axis=1))
 
 
-def _reasons(
-    index: TargetingIndex, people: Population, campaign: Campaign, users: np.ndarray, expanded: np.ndarray
-) -> list[str]:
+def _reasons(plan: Plan, row: int, users: np.ndarray, expanded: np.ndarray) -> list[str]:
     """Why each chosen user fits, one line; no other user is named."""
+    campaign, (ids, vectors) = plan.file.campaigns[row], plan.scorer.items[row]
     if campaign.seed_users:
         words = ["like the seed users"] * len(users)
     elif campaign.vector:
         words = ["near the vector"] * len(users)
+    elif len(ids) == 1:
+        words = [f"for item {ids[0]}"] * len(users)
     else:
-        ids, vectors = target_items(index, campaign)
-        nearest = (people.vectors[users] @ vectors.T).argmax(1) if len(users) else []
-        words = [f"most for item {ids[item]}" if len(ids) > 1 else f"for item {ids[0]}" for item in nearest]
+        nearest = (plan.people.vectors(users) @ vectors.T).argmax(1) if len(users) else []
+        words = [f"most for item {ids[item]}" for item in nearest]
     return [
-        f"{text}; beyond the include rule" if expanded[user] else text
-        for text, user in zip(words, users, strict=True)
+        f"{text}; beyond the include rule" if beyond else text
+        for text, beyond in zip(words, expanded, strict=True)
     ]

@@ -1,22 +1,28 @@
 """Who may be had by which campaign, and why the others may not: the funnel.
 
-Every user who may not has one reason, the first of `REASONS` that holds. A frequency cap counts contacts in the days
-before a campaign begins and this run's own; a user gets no more campaigns together than the strictest of the shared
-caps allows that leave them any, so that no cap can be broken whoever is chosen.
+Every user who may not has one reason, the first of `REASONS` that holds. What lists, rules and past contacts say is known
+before anybody is scored and made once for all users; what a value says is added block by block. A frequency cap counts
+contacts in the days before a campaign begins and this run's own; a user gets no more campaigns together than the
+strictest of the shared caps allows that leave them any, so that no cap can be broken whoever is chosen.
 
-Shapes: C campaigns, U users.
+Shapes: C campaigns, U users, n users of a block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from duality.artifacts import write_json
 from duality.errors import ConfigError, FilterError
+from duality.targeting.index_protocol import TargetingIndex
 from duality.targeting.lists import NOBODY, Contacts, Lists
-from duality.targeting.scoring import Population, TargetingIndex, seed_rows
+from duality.targeting.population import Population
+from duality.targeting.scoring import seed_rows
 from duality.targeting.spec import Campaign, CampaignFile, FrequencyCap
 
 ELIGIBLE = 0
@@ -31,160 +37,189 @@ REASONS = (
     "below min_score",
     "below min_lift",
 )
-NOT_INCLUDED = REASONS.index("not included by the rule")
+NOT_INCLUDED, BELOW_SCORE, BELOW_LIFT = (
+    REASONS.index(text) for text in ("not included by the rule", "below min_score", "below min_lift")
+)
 DAY = 86_400_000_000
-NO = np.zeros((), bool)  # nobody fails here
+CAPACITY, STANDING = "capacity.npy", "standing.json"
 
 
 @dataclass(frozen=True, eq=False)
-class Eligibility:
-    """Who may be had.
+class Standing:
+    """What is known of users before they are scored.
 
     Attributes:
-        reason: int8 [C, U], a place in `REASONS`; 0 for those who may.
+        masks: name to bool [U], users whom something keeps out.
+        failing: per campaign the reasons that may hold and the masks of those for whom they do, in the order of
+            `REASONS`.
         capacity: int64 [U], campaigns that a user may be in.
-        expanded: bool [C, U], who may although the include rule does not match.
     """
 
-    reason: np.ndarray
+    masks: dict[str, np.ndarray]
+    failing: list[list[tuple[int, str]]]
     capacity: np.ndarray
-    expanded: np.ndarray
 
-    @property
-    def eligible(self) -> np.ndarray:
-        """bool [C, U]."""
-        return self.reason == ELIGIBLE
+    def reasons(self, campaign: int, rows: slice | np.ndarray) -> np.ndarray | None:
+        """int8 [n], places in `REASONS`; None where nobody is kept out."""
+        if not self.failing[campaign]:
+            return None
+        found: np.ndarray | None = None
+        for place, name in reversed(self.failing[campaign]):
+            mask = self.masks[name][rows]
+            found = np.zeros(len(mask), np.int8) if found is None else found
+            found[mask] = place
+        return found
 
-    def funnel(self, campaign: int) -> list[tuple[str, int]]:
-        """What each reason leaves, from everybody to the eligible, as (step, users left)."""
-        reason = self.reason[campaign]
-        counts = np.bincount(reason, minlength=len(REASONS))
-        left, steps = len(reason), [("users", len(reason))]
-        for place in range(1, len(REASONS)):
-            if counts[place]:
-                left -= int(counts[place])
-                steps.append((REASONS[place], left))
-        return steps
+    def save(self, folder: Path) -> None:
+        """Write into `folder`, which exists."""
+        names = {name: f"mask-{number}.npy" for number, name in enumerate(self.masks)}
+        for name, file in names.items():
+            np.save(folder / file, self.masks[name])
+        np.save(folder / CAPACITY, self.capacity)
+        write_json(folder / STANDING, {"masks": names, "failing": self.failing})
+
+    @staticmethod
+    def load(folder: Path) -> Standing:
+        """What `save` wrote; masks are mapped."""
+        about = json.loads((folder / STANDING).read_text(encoding="utf-8"))
+        masks = {name: np.load(folder / file, mmap_mode="r") for name, file in about["masks"].items()}
+        failing = [[(int(place), str(name)) for place, name in row] for row in about["failing"]]
+        return Standing(masks, failing, np.load(folder / CAPACITY, mmap_mode="r"))
 
 
-def judge(
-    index: TargetingIndex, people: Population, file: CampaignFile, values: np.ndarray, lists: Lists
-) -> Eligibility:
-    """The funnel of every campaign.
+def by_value(
+    reason: np.ndarray | None, values: np.ndarray, low: float | None, unlikely: float | None
+) -> np.ndarray | None:
+    """Reasons int8 [n] with those that values float32 [n] give to users whom nothing else keeps out.
 
     Args:
-        values: float64 [C, U], what users are worth.
-        lists: of the campaign file.
+        low: `min_score`, if asked for.
+        unlikely: the value below which `min_lift` is missed, if asked for.
+    """
+    for place, bound in ((BELOW_SCORE, low), (BELOW_LIFT, unlikely)):
+        if bound is not None:
+            reason = np.zeros(len(values), np.int8) if reason is None else reason
+            reason[(reason == ELIGIBLE) & (values < bound)] = place
+    return reason
+
+
+def standing_of(index: TargetingIndex, people: Population, file: CampaignFile, lists: Lists) -> Standing:
+    """Read the lists, ask the rules.
 
     Raises:
         ConfigError: a filter that does not fit; the campaign is named.
         DataError: a list that cannot be read.
+        UnknownIdError: a seed user that is not stored.
     """
-    run = file.run
-    contacts = NOBODY if run.contacts is None else lists.contacts(run.contacts)
-    consenting = _consenting(index, people, run.consent_column)
-    everywhere = _listed(people, lists, run.suppress)
-    reason = np.zeros(values.shape, np.int8)
-    capacity = np.full(len(people.ids), run.cap, np.int64)
-    for row, campaign in enumerate(file.campaigns):
-        left = _contacts_left(people, contacts, run.frequency_cap, campaign, index.moment)
+    masks = _Masks(index, people, file, lists)
+    failing = [masks.failing(campaign) for campaign in file.campaigns]
+    used = {name for row in failing for _, name in row}
+    return Standing({name: masks.made[name] for name in masks.made if name in used}, failing, masks.capacity)
+
+
+class _Masks:
+    """Whom lists, rules and contacts keep out, each looked up once."""
+
+    def __init__(self, index: TargetingIndex, people: Population, file: CampaignFile, lists: Lists) -> None:
+        self.index, self.people, self.run, self.lists = index, people, file.run, lists
+        self.made: dict[str, np.ndarray] = {}
+        self.capacity = np.full(people.count, file.run.cap, np.int64)
+        known = NOBODY if self.run.contacts is None else lists.contacts(self.run.contacts)
+        self.past = Past(people, known, index.moment)
+
+    def failing(self, campaign: Campaign) -> list[tuple[int, str]]:
+        """Reasons that hold for somebody, and the names of the masks that say for whom."""
+        source = f"campaign '{campaign.id}'"
+        found = (
+            ("no consent", self._consent()),
+            ("suppressed", self._listed(campaign)),
+            ("seed user", self._seeds(campaign)),
+            ("excluded by the rule", self._rule(campaign.exclude, source, matching=True)),
+            ("contacted too often", self._contacted(campaign)),
+            ("not included by the rule", self._rule(campaign.include, source, matching=False)),
+        )
+        return [(REASONS.index(text), name) for text, name in found if name and self.made[name].any()]
+
+    def _once(self, name: str, make: Callable[[], np.ndarray]) -> str:
+        if name not in self.made:
+            self.made[name] = make()
+        return name
+
+    def _consent(self) -> str | None:
+        if self.run.consent_column is None:
+            return None
+        return self._rule(f"{self.run.consent_column} = true", "run: consent_column", matching=False)
+
+    def _listed(self, campaign: Campaign) -> str | None:
+        names = sorted({*campaign.suppress, *self.run.suppress})
+        if not names:
+            return None
+        return self._once(
+            f"in {names}", lambda: self.people.among({user for n in names for user in self.lists.users(n)})
+        )
+
+    def _seeds(self, campaign: Campaign) -> str | None:
+        if not campaign.seed_users:
+            return None
+        mask = np.zeros(self.people.count, bool)
+        mask[seed_rows(self.people, campaign)] = True
+        return self._once(f"seeds of {campaign.id}", lambda: mask)
+
+    def _rule(self, rule: str | None, source: str, *, matching: bool) -> str | None:
+        if rule is None:
+            return None
+        try:
+            name = self._once(rule, lambda: self.people.among(self.index.users.ids_where(rule)))
+        except FilterError as error:
+            raise ConfigError(f"{source}: {error}") from None
+        return name if matching else self._once(f"not {rule}", lambda: ~self.made[name])
+
+    def _contacted(self, campaign: Campaign) -> str | None:
+        caps = [cap for cap in (self.run.frequency_cap, campaign.frequency_cap) if cap is not None]
+        left = [(cap.scope, self.past.left(cap, campaign)) for cap in caps]
         for scope, room in left:
             if scope == "all":  # who has none left is out of this campaign, and may be in others
-                capacity = np.where(room < 1, capacity, np.minimum(capacity, room))
-        excluded, not_included = _by_rules(index, people, campaign)
-        failing = (
-            ~consenting,
-            everywhere | _listed(people, lists, campaign.suppress),
-            _seeds(people, campaign),
-            excluded,
-            np.any([room < 1 for _, room in left], axis=0) if left else NO,
-            not_included,
-            *_by_value(campaign, values[row], run.scores == "probability"),
-        )
-        for place, mask in reversed(list(enumerate(failing, start=1))):
-            reason[row, np.broadcast_to(mask, len(people.ids))] = place
-    return Eligibility(reason, capacity, _expand(file, reason, values))
+                self.capacity = np.where(room < 1, self.capacity, np.minimum(self.capacity, room))
+        if not left:
+            return None
+        return self._once(f"contacts of {campaign.id}", lambda: np.any([r < 1 for _, r in left], axis=0))
 
 
-def _consenting(index: TargetingIndex, people: Population, column: str | None) -> np.ndarray:
-    if column is None:
-        return ~NO
-    return _matching(index, people, f"{column} = true", "run: consent_column")
+class Past:
+    """Contacts that caps count.
+
+    Args:
+        now: microseconds since 1970, where a campaign does not say when it begins.
+    """
+
+    def __init__(self, people: Population, contacts: Contacts, now: int) -> None:
+        self.people, self.contacts, self.now = people, contacts, now
+        known, self._number = np.unique(np.array(contacts.user, object), return_inverse=True)
+        self._places, self._known = people.places([str(user) for user in known]), len(known)
+
+    def left(self, cap: FrequencyCap, campaign: Campaign) -> np.ndarray:
+        """Contacts that a cap leaves every user, int64 [U]."""
+        return cap.n - self.counted(cap, campaign)
+
+    def counted(self, cap: FrequencyCap, campaign: Campaign) -> np.ndarray:
+        """Contacts of every user that a cap counts, int64 [U]: those of the days before the campaign begins, or before now."""
+        contacts, begins = self.contacts, campaign.window.begins()
+        end = self.now if begins is None else begins
+        counted = (contacts.time <= end) & (contacts.time > end - cap.days * DAY)
+        if cap.scope == "campaign" and contacts.campaign is not None:
+            counted &= np.array(contacts.campaign) == campaign.id
+        # One place more, for users without any contact: they stand at -1.
+        number = np.bincount(self._number[counted], minlength=self._known + 1)
+        found: np.ndarray = number[self._places]
+        return found
 
 
-def _contacts_left(
-    people: Population, contacts: Contacts, of_run: FrequencyCap | None, campaign: Campaign, now: int
-) -> list[tuple[str, np.ndarray]]:
-    """Of each frequency cap its scope and the contacts that every user has left, int64 [U]."""
-    caps = [cap for cap in (of_run, campaign.frequency_cap) if cap is not None]
-    return [(cap.scope, cap.n - past_contacts(people, contacts, cap, campaign, now)) for cap in caps]
-
-
-def past_contacts(
-    people: Population, contacts: Contacts, cap: FrequencyCap, campaign: Campaign, now: int
-) -> np.ndarray:
-    """Contacts of every user that a cap counts, int64 [U]: those of the days before the campaign begins, or before now."""
-    begins = campaign.window.begins()
-    end = now if begins is None else begins
-    counted = (contacts.time <= end) & (contacts.time > end - cap.days * DAY)
-    if cap.scope == "campaign" and contacts.campaign is not None:
-        counted &= np.array(contacts.campaign) == campaign.id
-    return np.bincount(contacts.rows(people.ids)[counted] + 1, minlength=len(people.ids) + 1)[1:]
-
-
-def _by_rules(index: TargetingIndex, people: Population, campaign: Campaign) -> tuple[np.ndarray, np.ndarray]:
-    """Who the exclude rule matches, and whom the include rule does not."""
-    source = f"campaign '{campaign.id}'"
-    masks = {key: _matching(index, people, text, source) for key, text in campaign.rules().items()}
-    return masks.get("exclude", NO), ~masks.get("include", ~NO)
-
-
-def _by_value(campaign: Campaign, values: np.ndarray, probability: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Who is below min_score, and who below min_lift."""
-    low = NO if campaign.min_score is None else values < campaign.min_score
-    return low, NO if campaign.min_lift is None else lift(values, probability) < campaign.min_lift
-
-
-def lift(values: np.ndarray, probability: bool) -> np.ndarray:
-    """How many times as likely as the average user, float64 [U], from probabilities or their logarithms."""
-    if not probability:
-        values = np.exp(values - values.max())
-    return values / max(values.mean(), np.finfo(float).tiny)
-
-
-def _expand(file: CampaignFile, reason: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Fill campaigns that ask for it with the best whom only the include rule kept out; changes `reason`."""
-    expanded = np.zeros(reason.shape, bool)
-    for row, campaign in enumerate(file.campaigns):
-        may = int((reason[row] == ELIGIBLE).sum())
-        missing = campaign.asks(may) - may
-        if campaign.expansion and missing > 0:
-            low, unlikely = _by_value(campaign, values[row], file.run.scores == "probability")
-            others = np.flatnonzero((reason[row] == NOT_INCLUDED) & ~low & ~unlikely)
-            best = others[np.argsort(-values[row, others], kind="stable")[:missing]]
-            expanded[row, best], reason[row, best] = True, ELIGIBLE
-    return expanded
-
-
-def _seeds(people: Population, campaign: Campaign) -> np.ndarray:
-    mask = np.zeros(len(people.ids), bool)
-    mask[seed_rows(people, campaign)] = True
-    return mask
-
-
-def _listed(people: Population, lists: Lists, names: Sequence[str]) -> np.ndarray:
-    """bool [U]: users of any of some lists."""
-    mask = np.zeros(len(people.ids), bool)
-    for name in names:
-        mask[[people.row[user] for user in lists.users(name) if user in people.row]] = True
-    return mask
-
-
-def _matching(index: TargetingIndex, people: Population, expression: str, source: str) -> np.ndarray:
-    try:
-        ids, _ = index.users.matching(expression)
-    except FilterError as error:
-        raise ConfigError(f"{source}: {error}") from None
-    matched = np.zeros(len(people.ids), dtype=bool)
-    matched[[people.row[text] for text in ids]] = True
-    return matched
+def funnel(counts: np.ndarray) -> list[tuple[str, int]]:
+    """What each reason leaves, from everybody to the eligible, as (step, users left); `counts` int64, by `REASONS`."""
+    left = int(counts.sum())
+    steps = [("users", left)]
+    for place in range(1, len(REASONS)):
+        if counts[place]:
+            left -= int(counts[place])
+            steps.append((REASONS[place], left))
+    return steps

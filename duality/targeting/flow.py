@@ -19,15 +19,15 @@ import numpy as np
 from duality.errors import DualityError, MissingExtraError
 
 if TYPE_CHECKING:
-    from duality.targeting.assignment import Edges
+    from duality.targeting.prices import Pairs
 
 WHOLE = 2.0**40  # the largest cost: times a path of campaigns it stays far below what 64 bits hold
 
 
 def least_cost(
-    edges: Edges, shape: tuple[int, int], sizes: np.ndarray, room: np.ndarray, filled: int, least: np.ndarray
+    pairs: Pairs, shape: tuple[int, int], sizes: np.ndarray, room: np.ndarray, filled: int, least: np.ndarray
 ) -> np.ndarray:
-    """Which pairs are chosen, bool [edges].
+    """Which pairs are chosen, bool [P].
 
     Raises:
         MissingExtraError: the extra `targeting` is not installed.
@@ -38,16 +38,16 @@ def least_cost(
     except ImportError:
         raise MissingExtraError("ortools", "'duality[targeting]'") from None
     num_campaigns = shape[0]
-    used = np.unique(edges.user)
+    used = np.unique(pairs.user)
     source, sink = num_campaigns + len(used), num_campaigns + len(used) + 1
     campaigns, users = np.arange(num_campaigns), num_campaigns + np.arange(len(used))
-    tail = np.concatenate([np.full(num_campaigns, source), edges.campaign, users])
+    tail = np.concatenate([np.full(num_campaigns, source), pairs.campaign, users])
     head = np.concatenate(
-        [campaigns, num_campaigns + np.searchsorted(used, edges.user), np.full(len(used), sink)]
+        [campaigns, num_campaigns + np.searchsorted(used, pairs.user), np.full(len(used), sink)]
     )
-    capacity = np.concatenate([sizes - least, np.ones(len(edges.user), np.int64), room[used]])
-    scale = WHOLE / (np.ptp(edges.value) or 1.0)
-    own = np.round((edges.value.max() - edges.value) * scale).astype(np.int64)
+    capacity = np.concatenate([sizes - least, np.ones(len(pairs.user), np.int64), room[used]])
+    scale = WHOLE / (np.ptp(pairs.value) or 1.0)
+    own = np.round((pairs.value.max() - pairs.value) * scale).astype(np.int64)
     cost = np.concatenate([np.zeros(num_campaigns, np.int64), own, np.zeros(len(used), np.int64)])
     solver = SimpleMinCostFlow()
     arcs = solver.add_arcs_with_capacity_and_unit_cost(tail, head, capacity, cost)
@@ -56,12 +56,12 @@ def least_cost(
     status = solver.solve()
     if status != solver.OPTIMAL:
         raise DualityError(f"the assignment could not be solved: {status}")
-    chosen: np.ndarray = solver.flows(arcs[num_campaigns : num_campaigns + len(edges.user)]) > 0
+    chosen: np.ndarray = solver.flows(arcs[num_campaigns : num_campaigns + len(pairs.user)]) > 0
     return chosen
 
 
 def prices_of(
-    edges: Edges,
+    pairs: Pairs,
     chosen: np.ndarray,
     shape: tuple[int, int],
     sizes: np.ndarray,
@@ -74,38 +74,38 @@ def prices_of(
     one more campaign for a user would add.
     """
     num_campaigns, num_users = shape
-    taken = np.bincount(edges.campaign[chosen], minlength=num_campaigns)
-    load = np.bincount(edges.user[chosen], minlength=num_users)
+    taken = np.bincount(pairs.campaign[chosen], minlength=num_campaigns)
+    load = np.bincount(pairs.user[chosen], minlength=num_users)
     full = load >= room
-    most = _differences(edges, chosen, full, num_campaigns)
+    most = _differences(pairs, chosen, full, num_campaigns)
     own = np.full((num_campaigns + 2, num_campaigns + 2), np.inf)
     nobody, filling = num_campaigns, num_campaigns + 1
     own[:num_campaigns, :num_campaigns] = most
-    np.minimum.at(own[nobody], edges.campaign[chosen], edges.value[chosen])
-    free = ~chosen & ~full[edges.user]
-    np.minimum.at(own[:, nobody], edges.campaign[free], -edges.value[free])
+    np.minimum.at(own[nobody], pairs.campaign[chosen], pairs.value[chosen])
+    free = ~chosen & ~full[pairs.user]
+    np.minimum.at(own[:, nobody], pairs.campaign[free], -pairs.value[free])
     # A minimum that binds pushes a threshold below the price of filling, a size that binds above it.
     own[:num_campaigns, filling][(taken > least) | (least == 0)] = 0.0
     own[filling, :num_campaigns][taken < sizes] = 0.0
     distance = _shortest(own, nobody)
     if not np.isfinite(distance[filling]):
         # Nothing holds the price of filling down: any that is high enough will do.
-        own[nobody, filling] = max(edges.value.max(), -_shortest(own, filling)[nobody])
+        own[nobody, filling] = max(pairs.value.max(), -_shortest(own, filling)[nobody])
         distance = _shortest(own, nobody)
     threshold, price_of_filling = distance[:num_campaigns], float(distance[filling])
     threshold = np.where(np.isfinite(threshold), threshold, price_of_filling)
     prices = np.zeros(num_users)
-    rest = ~chosen & full[edges.user]
-    np.maximum.at(prices, edges.user[rest], edges.value[rest] - threshold[edges.campaign[rest]])
+    rest = ~chosen & full[pairs.user]
+    np.maximum.at(prices, pairs.user[rest], pairs.value[rest] - threshold[pairs.campaign[rest]])
     favours = np.where(least > 0, np.maximum(price_of_filling - threshold, 0.0), 0.0)
     return prices, price_of_filling, favours
 
 
-def _differences(edges: Edges, chosen: np.ndarray, full: np.ndarray, num_campaigns: int) -> np.ndarray:
+def _differences(pairs: Pairs, chosen: np.ndarray, full: np.ndarray, num_campaigns: int) -> np.ndarray:
     """float64 [C, C]: entry (b, a) bounds threshold a minus threshold b: the least value that a user of a, who
     has no more room, would lose by going to b."""
-    order = np.argsort(edges.user, kind="stable")
-    user, campaign, value, taken = edges.user[order], edges.campaign[order], edges.value[order], chosen[order]
+    order = np.argsort(pairs.user, kind="stable")
+    user, campaign, value, taken = pairs.user[order], pairs.campaign[order], pairs.value[order], chosen[order]
     first, number = np.searchsorted(user, user), np.bincount(user, minlength=len(full))
     mine = np.flatnonzero(taken & full[user])
     others = number[user[mine]]

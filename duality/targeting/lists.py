@@ -37,14 +37,6 @@ class Contacts:
     time: np.ndarray
     campaign: list[str] | None
 
-    def rows(self, ids: list[str]) -> np.ndarray:
-        """Places of the users in a list of ids, int64 [N]; -1 for others."""
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
-        found = pc.index_in(pa.array(self.user, pa.string()), value_set=pa.array(ids, pa.string()))
-        return np.asarray(found.fill_null(-1)).astype(np.int64)
-
 
 class Lists:
     """The files that a campaign file names, each read once."""
@@ -52,7 +44,7 @@ class Lists:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._users: dict[str, set[str]] = {}
-        self.checksums: dict[str, str] = {}
+        self._checksums: dict[str, str] = {}
 
     def users(self, name: str) -> set[str]:
         """Ids of a suppression list.
@@ -77,13 +69,25 @@ class Lists:
         campaign = _texts(table, "campaign", name) if "campaign" in table.column_names else None
         return Contacts(_texts(table, _user_column(table, name), name), _moments(table, name), campaign)
 
+    def checksum_of(self, name: str) -> str:
+        """SHA-256 of a file.
+
+        Raises:
+            DataError: it is not there.
+        """
+        if name not in self._checksums:
+            path = self.folder / name
+            if not path.is_file():
+                raise DataError("no such file (paths are relative to the campaign file)", file=name)
+            self._checksums[name] = checksum(path)
+        return self._checksums[name]
+
     def _table(self, name: str) -> pa.Table:
         import pyarrow as pa
         from pyarrow import csv, parquet
 
+        self.checksum_of(name)
         path = self.folder / name
-        if not path.is_file():
-            raise DataError("no such file (paths are relative to the campaign file)", file=name)
         try:
             if path.suffix == ".parquet":
                 table = parquet.read_table(path)
@@ -94,7 +98,6 @@ class Lists:
                 table = csv.read_csv(path, convert_options=as_text)
         except (pa.ArrowInvalid, OSError) as error:
             raise DataError(str(error).splitlines()[0], file=name) from None
-        self.checksums[name] = checksum(path)
         return table
 
 

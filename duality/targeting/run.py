@@ -1,67 +1,169 @@
 """A targeting run: campaign file and index in, audiences and their certificate out.
 
-Reads:  a campaign file and the lists beside it; user and item vectors of an index.
-Writes: `audience.parquet` (who was chosen, audience.py), `excluded.parquet` (who could not be had, and why),
-        `reach.json` and `overlap.csv` (rounded, reach.py), `assignment.json` (totals, bound, gap, per campaign),
-        `datalabel.json` (where the data come from), `report.html` (for people, if asked for), `manifest.json` (what
-        went in, checksums of what came out).
-        No dates of the run: same input, same bytes.
+The steps are those of a cluster, whoever takes them: users are gathered from the index, scored shard by shard, merged,
+assigned. Each leaves its result in a work folder, whole or not at all, and does nothing where it finds it, so that what
+was interrupted goes on. What comes out does not depend, to the byte, on the number of shards.
 
 Shapes: C campaigns, U users.
 """
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable
-from dataclasses import dataclass
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from duality.artifacts import atomic_folder, checksum, write_json
-from duality.errors import GateError
-from duality.targeting.assignment import Assignment, assign, greedy, total_value
-from duality.targeting.audience import HOLDOUT, arms, audience_table, excluded_table
-from duality.targeting.eligibility import Eligibility, judge
+from duality.artifacts import (
+    atomic_folder,
+    check_replaceable,
+    checksum,
+    fingerprint,
+    read_json,
+    write_json,
+)
+from duality.errors import InputError
+from duality.runtime import say
+from duality.targeting.assignment import assign
+from duality.targeting.eligibility import Standing, standing_of
+from duality.targeting.index_protocol import TargetingIndex
 from duality.targeting.lists import Lists
-from duality.targeting.reach import overlaps, reach, rounded
-from duality.targeting.scoring import Population, TargetingIndex, campaign_values, population
+from duality.targeting.merging import MARKER as MERGED
+from duality.targeting.merging import Market, load, merge, save
+from duality.targeting.outcome import (
+    ASSIGNMENT,
+    Outcome,
+    Page,
+    check_floor,
+    document_of,
+    write_run,
+)
+from duality.targeting.plan import DEPTH, Plan, plan_run
+from duality.targeting.population import Population, gather
+from duality.targeting.shards import Part, Shards, score_shard
 from duality.targeting.spec import CampaignFile, read_campaigns
 
-AUDIENCE, EXCLUDED, REACH, OVERLAP = "audience.parquet", "excluded.parquet", "reach.json", "overlap.csv"
-ASSIGNMENT, LABEL, MANIFEST = "assignment.json", "datalabel.json", "manifest.json"
-REPORT = "report.html"
-FORMAT = 2
+INPUTS, WORK_FORMAT = "inputs.json", 1
+Scoring = Callable[["Work"], int]  # scores all shards of a run, and says how many there are
 
 
 @dataclass(frozen=True, eq=False)
-class Scored:
-    """A run before anybody is chosen.
+class Work:
+    """A run on its way.
 
     Attributes:
+        index: users and items with their vectors.
         file: the campaigns.
-        people: all users.
-        values: float64 [C, U], what users are worth.
-        eligibility: who may be had.
+        folder: where the steps leave their results.
         inputs: name to checksum of everything that went in.
+        per_slot: pairs kept per slot where an exact assignment would need too many.
     """
 
+    index: TargetingIndex
     file: CampaignFile
-    people: Population
-    values: np.ndarray
-    eligibility: Eligibility
+    folder: Path
     inputs: dict[str, str]
+    per_slot: int = DEPTH
 
     @property
-    def asked(self) -> list[int]:
-        """Users that each campaign wants."""
-        may = self.eligibility.eligible.sum(axis=1)
-        return [campaign.asks(int(n)) for campaign, n in zip(self.file.campaigns, may, strict=True)]
+    def run(self) -> str:
+        """Identity of what scores depend on."""
+        return fingerprint(str(self.per_slot), *(f"{name}={value}" for name, value in self.inputs.items()))
+
+    def plan(self) -> Plan:
+        """Users, rules and scores of the sample; made of what `begin` gathered."""
+        people, standing = Population(self.folder / "users"), Standing.load(self.folder / "users")
+        return plan_run(self.index, self.file, people, standing, self.per_slot)
+
+    def shard(self, part: Part) -> Path:
+        """Folder of a shard."""
+        return self.folder / "shards" / part.name
+
+    def shards(self, count: int, plan: Plan) -> Shards:
+        """All shards of a count.
+
+        Raises:
+            InputError: some are not there.
+        """
+        folders = [self.shard(Part(number, count)) for number in range(1, count + 1)]
+        there = [folder for folder in folders if folder.exists()]
+        if not there:
+            raise InputError(f"{self.folder}: none of {count} shards is scored: `duality target score`")
+        return Shards(there, self.run, plan.people.num_blocks)
 
 
-Page = Callable[["Scored", Assignment, dict[str, Any]], str]
+def begin(index: TargetingIndex, campaigns_path: Path, folder: Path, per_slot: int = DEPTH) -> Work:
+    """Read and check the campaigns, and gather the users unless that was done before.
+
+    Raises:
+        InputError: the campaign file does not fit the index, a list cannot be read, or `folder` is of other inputs.
+    """
+    campaigns_path = Path(campaigns_path)
+    file, lists = read_campaigns(campaigns_path), Lists(campaigns_path.parent)
+    inputs = {"campaigns_sha256": checksum(campaigns_path), "index_fingerprint": index.fingerprint}
+    named = sorted({*file.run.suppress, *(name for c in file.campaigns for name in c.suppress)})
+    contacts = [] if file.run.contacts is None else [file.run.contacts]
+    inputs |= {f"{name}_sha256": lists.checksum_of(name) for name in sorted({*named, *contacts})}
+    work = Work(index, file, Path(folder), inputs, per_slot)
+    users = work.folder / "users"
+    if (users / INPUTS).exists():
+        if read_json(users / INPUTS, what="run", make="duality target") != inputs:
+            raise InputError(
+                f"{folder} was begun with other campaigns, lists or another state of the index: remove it, "
+                "or give another --work"
+            )
+        return work
+    with atomic_folder(users, marker=INPUTS) as temporary:
+        people = gather(index.users, temporary)
+        standing = standing_of(index, people, file, lists)
+        standing.save(temporary)
+        plan_run(index, file, people, standing)  # refuses what does not fit before any work is kept
+        write_json(temporary / INPUTS, inputs)
+    return work
+
+
+def score(work: Work, part: Part, plan: Plan | None = None) -> bool:
+    """Score one shard; False if that was done before."""
+    return score_shard(plan or work.plan(), part, work.shard(part), work.run)
+
+
+def merged(work: Work, count: int, plan: Plan | None = None) -> Market:
+    """Join the shards of a count, and leave the result in the work folder.
+
+    Raises:
+        InputError: some are not scored.
+    """
+    plan = plan or work.plan()
+    market = merge(plan, work.shards(count, plan))
+    save(market, work.folder / "merged", f"{work.run} {count}")
+    return market
+
+
+def finish(work: Work, count: int, *, plan: Plan | None = None) -> Outcome:
+    """Assign what was merged.
+
+    Raises:
+        InputError: nothing was merged of these inputs.
+        DualityError: the assignment could not be solved.
+    """
+    plan = plan or work.plan()
+    folder = work.folder / "merged"
+    market = load(folder, f"{work.run} {count}") if (folder / MERGED).exists() else None
+    if market is None:
+        raise InputError(f"{work.folder}: {count} shards are not merged: `duality target merge`")
+    least = [max(campaign.quota_min or 0, work.file.floor(campaign)) for campaign in work.file.campaigns]
+    slots = market.asked.clip(min=1)
+    assignment = assign(market.pairs, slots, plan.standing.capacity, least, whole=market.whole)
+    return Outcome(plan, market, assignment, work.shards(count, plan), work.inputs)
+
+
+def one_by_one(work: Work) -> int:
+    """Score all users in this process."""
+    score(work, Part(1, 1))
+    return 1
 
 
 def target(
@@ -71,6 +173,7 @@ def target(
     *,
     dry_run: bool = False,
     page: Page | None = None,
+    scoring: Scoring = one_by_one,
 ) -> dict[str, Any]:
     """Assign users to campaigns and write the audiences.
 
@@ -80,10 +183,11 @@ def target(
         out: folder to create, or an earlier run's to replace.
         dry_run: compute everything, write nothing.
         page: makes the text of `report.html`; None writes none.
+        scoring: who scores the shards.
 
     Returns:
-        `campaigns` [{id, size, asked, unfilled, eligible, funnel, mean_score, lowest_score, holdout, expanded}] with
-        `size` the users found, `objective`, `bound`, `gap`, `greedy_objective`,
+        `campaigns` [{id, size, asked, unfilled, eligible, funnel, mean_score, lowest_score, price, holdout, expanded}]
+        with `size` the users found, `objective`, `bound`, `gap`, `method`, `greedy_objective`,
         `greedy_unfilled`, `cap`, `scores` (the unit of all values), and `out` (None for a dry run).
 
     Raises:
@@ -91,146 +195,52 @@ def target(
         GateError: an audience would be smaller than the floor; nothing is written.
         DualityError: the assignment could not be solved.
     """
-    scored = score(index, Path(campaigns_path))
-    assignment = _assigned(scored)
-    document = _document(scored, assignment)
     if not dry_run:
-        check_floor(document)
-        _write(Path(out), index, scored, assignment, document, page)
+        check_replaceable(Path(out), marker=ASSIGNMENT)
+    with _workplace(Path(out), dry_run) as folder:
+        outcome = _solved(_begin_anew(index, Path(campaigns_path), folder), scoring)
+        document = document_of(outcome)
+        if not dry_run:
+            check_floor(document)
+            write_run(Path(out), outcome, document, page)
     return {**document, "out": None if dry_run else str(out)}
 
 
-def score(index: TargetingIndex, campaigns_path: Path) -> Scored:
-    """What every user is worth to every campaign, and who may be had."""
-    file, lists = read_campaigns(campaigns_path), Lists(campaigns_path.parent)
-    people = population(index.users)
-    calibrated = file.run.scores == "probability"
-    values = campaign_values(index, people, file.campaigns, calibrated=calibrated)
-    eligibility = judge(index, people, file, values, lists)
-    inputs = {"campaigns_sha256": checksum(campaigns_path), "index_fingerprint": index.fingerprint}
-    return Scored(file, people, values, eligibility, {**inputs, **_named(lists)})
+def _solved(work: Work, scoring: Scoring) -> Outcome:
+    """Score, merge and assign; once more with more pairs while slots stay empty that others could fill."""
+    while True:
+        count, plan = scoring(work), work.plan()
+        merged(work, count, plan)
+        outcome = finish(work, count, plan=plan)
+        if not outcome.shallow:
+            return outcome
+        work = replace(work, per_slot=DEPTH * work.per_slot)
+        say(f"too few pairs to fill all slots: scoring again with {work.per_slot} for each")
 
 
-def _named(lists: Lists) -> dict[str, str]:
-    return {f"{name}_sha256": digest for name, digest in sorted(lists.checksums.items())}
+@contextmanager
+def _workplace(out: Path, dry_run: bool) -> Iterator[Path]:
+    """A folder beside `out`, which stays if the run is interrupted, or a passing one."""
+    if dry_run:
+        with tempfile.TemporaryDirectory() as passing:
+            yield Path(passing)
+        return
+    folder = out.with_name(f".{out.name}.work")
+    try:
+        yield folder
+    except Exception:
+        # What is wrong with the input stays wrong: only what was interrupted has a use for what was done.
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    shutil.rmtree(folder)
 
 
-def _may(scored: Scored) -> tuple[np.ndarray, list[int]]:
-    """Values float64 [C, U], -inf for who may not be had, and sizes of at least 1, as `assign` wants them."""
-    values, asked = np.where(scored.eligibility.eligible, scored.values, -np.inf), scored.asked
-    values[[number < 1 for number in asked]] = -np.inf
-    return values, [max(1, number) for number in asked]
-
-
-def _assigned(scored: Scored) -> Assignment:
-    values, sizes = _may(scored)
-    file = scored.file
-    least = [max(campaign.quota_min or 0, file.floor(campaign)) for campaign in file.campaigns]
-    return assign(values, sizes, scored.eligibility.capacity, least)
-
-
-def check_quotas(document: dict[str, Any]) -> None:
-    """Raise GateError naming the campaigns that found fewer users than they need: `quota_min`, or all they asked for."""
-    short = [
-        f"'{c['id']}' {c['size']} of {c['needed']}" for c in document["campaigns"] if c["size"] < c["needed"]
-    ]
-    if short:
-        raise GateError(f"not enough eligible users: {', '.join(short)}")
-
-
-def check_floor(document: dict[str, Any]) -> None:
-    """Raise GateError naming the campaigns whose audience is smaller than any may be (`min_audience`)."""
-    small = [
-        f"'{c['id']}' {c['size']}, and {c['floor']} is the least"
-        for c in document["campaigns"]
-        if c["size"] < c["floor"]
-    ]
-    if small:
-        raise GateError(
-            f"audiences so small could point at people, nothing was written: {', '.join(small)} (min_audience)"
-        )
-
-
-def _document(scored: Scored, assignment: Assignment) -> dict[str, Any]:
-    file, eligibility = scored.file, scored.eligibility
-    values, sizes = _may(scored)
-    rows = greedy(values, sizes, eligibility.capacity)
-    campaigns = []
-    for row, (campaign, users) in enumerate(zip(file.campaigns, assignment.rows, strict=True)):
-        worth, asked = scored.values[row, users], scored.asked[row]
-        held = arms(campaign, [scored.people.ids[user] for user in users]).count(HOLDOUT)
-        campaigns.append(
-            {
-                "id": campaign.id,
-                "size": len(users),
-                "asked": asked,
-                "unfilled": asked - len(users),
-                "floor": file.floor(campaign),
-                "needed": asked if campaign.quota_min is None else campaign.quota_min,
-                "eligible": int(eligibility.eligible[row].sum()),
-                "funnel": [{"step": step, "left": left} for step, left in eligibility.funnel(row)],
-                "mean_score": float(worth.mean()) if len(users) else None,
-                "lowest_score": float(worth.min()) if len(users) else None,
-                "holdout": held,
-                "expanded": int(eligibility.expanded[row, users].sum()),
-            }
-        )
-    return {
-        "campaigns": campaigns,
-        "objective": assignment.objective,
-        "bound": assignment.bound,
-        "gap": assignment.gap,
-        "greedy_objective": total_value(values, rows),
-        "greedy_unfilled": sum(scored.asked) - sum(map(len, rows)),
-        "cap": file.run.cap,
-        "scores": file.run.scores,
-    }
-
-
-def _write(
-    out: Path,
-    index: TargetingIndex,
-    scored: Scored,
-    assignment: Assignment,
-    document: dict[str, Any],
-    page: Page | None,
-) -> None:
-    from pyarrow import parquet
-
-    file, people, eligibility = scored.file, scored.people, scored.eligibility
-    with atomic_folder(out, marker=ASSIGNMENT) as folder:
-        chosen = audience_table(index, file, people, scored.values, eligibility, assignment.rows)
-        parquet.write_table(chosen, folder / AUDIENCE, compression="zstd")
-        parquet.write_table(excluded_table(file, people, eligibility), folder / EXCLUDED, compression="zstd")
-        write_json(folder / REACH, reach(file, scored.values, eligibility, assignment.filled))
-        _write_overlaps(folder / OVERLAP, overlaps(file, scored.values, eligibility, assignment.rows))
-        write_json(folder / ASSIGNMENT, document)
-        write_json(
-            folder / LABEL, {**index.about, "users": rounded(len(people.ids)), "method": _method(file)}
-        )
-        if page is not None:
-            (folder / REPORT).write_text(page(scored, assignment, document), encoding="utf-8")
-        sums = {path.name: checksum(path) for path in sorted(folder.iterdir())}
-        write_json(folder / MANIFEST, {"format": FORMAT, **scored.inputs, "checksums": sums})
-
-
-def _method(file: CampaignFile) -> dict[str, str]:
-    """How each campaign's users were ranked."""
-    words = {
-        "items": "log p(item | user), mean over the items",
-        "items_where": "log p(item | user), mean over the items that match",
-        "vector": "inner product with the vector, population mean taken off",
-        "seed_users": "inner product with the mean of the seed users, population mean taken off",
-    }
-    return {
-        campaign.id: next(text for name, text in words.items() if getattr(campaign, name))
-        for campaign in file.campaigns
-    }
-
-
-def _write_overlaps(path: Path, rows: list[dict[str, Any]]) -> None:
-    names = ["first", "second", "wanted_by_both", "jaccard", "given_to_both"]
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+def _begin_anew(index: TargetingIndex, campaigns_path: Path, folder: Path) -> Work:
+    """What an interrupted run of the same inputs left is taken up, anything else removed."""
+    try:
+        return begin(index, campaigns_path, folder)
+    except InputError:
+        if not (folder / "users" / INPUTS).exists():
+            raise
+        shutil.rmtree(folder)
+        return begin(index, campaigns_path, folder)

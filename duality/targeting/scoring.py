@@ -4,141 +4,90 @@ A campaign for items (named, or all that match `items_where`): mean over its ite
 vector⟩. The stored vectors make this the mean of log p(item | user), comparable across users and across campaigns.
 
 A campaign for users like its seeds: ⟨mean of centred seed vectors, centred user vector⟩, the
-mean over all users taken off first because vectors share one large common direction, which
+mean of the population taken off first because vectors share one large common direction, which
 is popularity. A campaign for a point: the inner product with it, likewise centred. These values are not log-probabilities:
 in a run that mixes both kinds, the total adds different units.
 
-With `scores = "probability"` a campaign for items is worth the mean over its items of the
-calibrated probability, so the total of a run is the expected number of takers.
+All of these are one product of the users with a vector per campaign, and a number. With `scores = "probability"` a
+campaign is worth the mean over its items of the calibrated probability instead, so the total of a run is the
+expected number of takers.
 
-Shapes: C campaigns, U users, D dimensions.
+Shapes: C campaigns, n users of a block, N items, D dimensions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
 
-from duality.errors import ConfigError, FilterError, InputError, UnknownIdError, suggestion
+from duality.errors import ConfigError, FilterError, UnknownIdError, suggestion
+from duality.targeting.index_protocol import TargetingIndex
+from duality.targeting.population import Population
 from duality.targeting.spec import Campaign
 
-_USERS_AT_ONCE = 65_536
 
-
-class UserSource(Protocol):
-    """Users with their stored vectors."""
-
-    def matching(self, where: str | None) -> tuple[Sequence[str], np.ndarray]:
-        """Ids and vectors float32 [N, D] of the users that match; all when `where` is None."""
-
-
-class ItemSource(Protocol):
-    """Items with their stored vectors."""
-
-    def get_vectors(self, ids: Sequence[str]) -> np.ndarray:
-        """Vectors float32 [N, D] in the order asked; UnknownIdError for an unknown id."""
-
-    def matching(self, where: str) -> tuple[Sequence[str], np.ndarray]:
-        """Ids and vectors float32 [N, D] of the items that match."""
-
-
-class TargetingIndex(Protocol):
-    """What a targeting run needs of an index."""
-
-    @property
-    def users(self) -> UserSource: ...
-
-    @property
-    def items(self) -> ItemSource: ...
-
-    def probabilities(self, scores: np.ndarray, users: Sequence[str]) -> np.ndarray:
-        """Calibrated probabilities float64 [U, N] of scores float [U, N], a row per user.
-
-        Raises InputError where there is no score calibration. Only asked for when a run wants it.
-        """
-
-    @property
-    def moment(self) -> int:
-        """Microseconds since 1970: how far the index knows; where a campaign does not say when it begins."""
-
-    @property
-    def about(self) -> dict[str, Any]:
-        """Where the vectors come from: model, dataset, how far they know."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Identity of the stored vectors and attributes."""
-
-
-@dataclass(frozen=True)
-class Population:
-    """All users, sorted by id so that results do not depend on the order of insertion.
+@dataclass(frozen=True, eq=False)
+class Scorer:
+    """Values of users for campaigns.
 
     Attributes:
-        ids: U strings.
-        vectors: float32 [U, D].
-        row: id -> row.
+        vectors: float32 [C, D].
+        levels: float32 [C], added to the products.
+        items: per campaign ids and vectors float32 [N, D] of its items; none for likeness.
+        calibrated: values are probabilities.
     """
 
-    ids: list[str]
     vectors: np.ndarray
-    row: dict[str, int]
+    levels: np.ndarray
+    items: Sequence[tuple[list[str], np.ndarray]]
+    calibrated: bool
+
+    def values(self, index: TargetingIndex, users: np.ndarray, ids: Sequence[str]) -> np.ndarray:
+        """float32 [C, n] of users float32 [n, D]; their ids matter to probabilities only."""
+        if not self.calibrated:
+            found: np.ndarray = self.vectors @ users.T
+            found += self.levels[:, None]
+            return found
+        values = np.empty((len(self.items), len(users)), np.float32)
+        for row, (_, items) in enumerate(self.items):
+            values[row] = index.probabilities(users @ items.T, ids).mean(axis=1)
+        return values
 
 
-def population(users: UserSource) -> Population:
-    """Read all users.
-
-    Raises:
-        InputError: there is none.
-    """
-    ids, vectors = users.matching(None)
-    if len(ids) == 0:
-        raise InputError("the index holds no users: build it with both sides before targeting")
-    order = sorted(range(len(ids)), key=ids.__getitem__)
-    ordered = [ids[row] for row in order]
-    return Population(ordered, np.asarray(vectors)[order], {text: row for row, text in enumerate(ordered)})
-
-
-def campaign_values(
-    index: TargetingIndex, people: Population, campaigns: Sequence[Campaign], *, calibrated: bool = False
-) -> np.ndarray:
-    """Value of every user for every campaign, float64 [C, U].
-
-    Args:
-        calibrated: campaigns for items are worth probabilities instead of log-probabilities.
+def scorer_of(
+    index: TargetingIndex, people: Population, campaigns: Sequence[Campaign], *, calibrated: bool
+) -> Scorer:
+    """What users are asked for.
 
     Raises:
         UnknownIdError: an item or seed user that is not stored; the campaign is named.
         ConfigError: a rule over items that does not fit or matches none, a vector of another length.
     """
-    values = np.empty((len(campaigns), len(people.ids)))
+    centre = people.vectors(people.sample).mean(axis=0, dtype=np.float64).astype(np.float32)
+    items = [target_items(index, campaign) for campaign in campaigns]
+    vectors, levels = np.empty((len(campaigns), people.dim), np.float32), np.zeros(len(campaigns), np.float32)
     for row, campaign in enumerate(campaigns):
-        values[row] = _scores(index, people, campaign, calibrated)
-    return values
-
-
-def _scores(index: TargetingIndex, people: Population, campaign: Campaign, calibrated: bool) -> np.ndarray:
-    if campaign.items or campaign.items_where:
-        items = target_items(index, campaign)[1]
-        if calibrated:
-            return _probabilities(index, people, items)
-        return people.vectors @ items.mean(axis=0)
-    centre = people.vectors.mean(axis=0)
-    if campaign.vector:
-        return (people.vectors - centre) @ _point(people, campaign)
-    seeds = people.vectors[seed_rows(people, campaign)]
-    return (people.vectors - centre) @ (seeds.mean(axis=0) - centre)
+        if len(items[row][0]):
+            vectors[row] = items[row][1].mean(axis=0)
+            continue
+        if campaign.vector:
+            vectors[row] = _point(people, campaign)
+        else:
+            vectors[row] = people.vectors(seed_rows(people, campaign)).mean(axis=0) - centre
+        levels[row] = -(vectors[row] @ centre)
+    return Scorer(vectors, levels, items, calibrated)
 
 
 def target_items(index: TargetingIndex, campaign: Campaign) -> tuple[list[str], np.ndarray]:
-    """Ids and vectors float32 [N, D] of the items that a campaign is for.
+    """Ids and vectors float32 [N, D] of the items that a campaign is for; none where it is for likeness.
 
     Raises:
-        UnknownIdError, ConfigError: see `campaign_values`.
+        UnknownIdError, ConfigError: see `scorer_of`.
     """
+    if not campaign.items and campaign.items_where is None:
+        return [], np.empty((0, 0), np.float32)
     source = f"campaign '{campaign.id}'"
     try:
         if campaign.items_where is None:
@@ -155,30 +104,41 @@ def target_items(index: TargetingIndex, campaign: Campaign) -> tuple[list[str], 
 
 def _point(people: Population, campaign: Campaign) -> np.ndarray:
     """The campaign's vector as users are stored; without the last values, which are biases, it may be given as well."""
-    width, given = people.vectors.shape[1], len(campaign.vector)
+    width, given = people.dim, len(campaign.vector)
     if not 0 < given <= width:
         raise ConfigError(f"campaign '{campaign.id}': vector has {given} values, and users have {width}")
     return np.pad(np.array(campaign.vector, np.float32), (0, width - given))
 
 
-def _probabilities(index: TargetingIndex, people: Population, items: np.ndarray) -> np.ndarray:
-    """Mean over items of each user's probability, float64 [U]; blocks of users bound the memory."""
-    parts = []
-    for start in range(0, len(people.ids), _USERS_AT_ONCE):
-        block = slice(start, start + _USERS_AT_ONCE)
-        found = index.probabilities(people.vectors[block] @ items.T, people.ids[block])
-        parts.append(found.mean(axis=1))
-    return np.concatenate(parts)
-
-
-def seed_rows(people: Population, campaign: Campaign) -> list[int]:
-    """Rows of a campaign's seed users.
+def seed_rows(people: Population, campaign: Campaign) -> np.ndarray:
+    """Rows int64 of a campaign's seed users.
 
     Raises:
         UnknownIdError: one is not stored; near ones are suggested.
     """
-    for seed in campaign.seed_users:
-        if seed not in people.row:
-            near = suggestion(seed, people.ids)
-            raise UnknownIdError(f"campaign '{campaign.id}': seed user '{seed}' is not stored{near}")
-    return [people.row[seed] for seed in campaign.seed_users]
+    seeds = list(campaign.seed_users)
+    places = people.places(seeds)
+    rows = np.flatnonzero(places >= 0)
+    if len(rows) < len(seeds):
+        missing = seeds[int(np.setdiff1d(np.arange(len(seeds)), places)[0])]
+        near = suggestion(missing, people.ids.to_pylist())
+        raise UnknownIdError(f"campaign '{campaign.id}': seed user '{missing}' is not stored{near}")
+    return rows
+
+
+def lift(values: np.ndarray, likely: float, calibrated: bool) -> np.ndarray:
+    """How many times as likely as the average user, float64, from probabilities or their logarithms.
+
+    Args:
+        likely: `average` of the population.
+    """
+    return values / max(likely, np.finfo(float).tiny) if calibrated else np.exp(values - likely)
+
+
+def average(values: np.ndarray, calibrated: bool) -> float:
+    """How likely the average of some users is: a probability, or a logarithm of one where values are those."""
+    values = np.asarray(values, np.float64)
+    if calibrated:
+        return float(values.mean())
+    highest = values.max()
+    return float(highest + np.log(np.exp(values - highest).mean()))

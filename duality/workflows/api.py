@@ -71,13 +71,22 @@ def target(
     out: PathLike,
     dry_run: bool = False,
     report: bool = False,
+    engine: str = "local",
+    workers: int = 0,
 ) -> dict[str, Any]:
-    """Choose the users of campaigns; see `duality.targeting.run.target`. `report` also writes a page for people."""
+    """Choose the users of campaigns; see `duality.targeting.run.target`. `report` also writes a page for people;
+    `engine` ("local" or "ray") scores with `workers` processes, one per core by default."""
     from duality.targeting.run import target as run
     from duality.workflows.targeting import open_for_targeting
+    from duality.workflows.targeting_scale import scoring_by
 
-    opened = open_for_targeting(_or(index, "indexes/default"))
-    return run(opened, Path(campaigns), Path(out), dry_run=dry_run, page=opened.page if report else None)
+    path = _or(index, "indexes/default")
+    opened, scoring = (
+        open_for_targeting(path),
+        scoring_by(path, Path(campaigns), engine=engine, workers=workers),
+    )
+    page = opened.page if report else None
+    return run(opened, Path(campaigns), Path(out), dry_run=dry_run, page=page, scoring=scoring)
 
 
 def _or(path: PathLike | None, default: str) -> Path:

@@ -12,8 +12,7 @@ from duality.artifacts import fingerprint
 from duality.data.writing import iso
 from duality.errors import MissingExtraError
 from duality.index.side import Side
-from duality.targeting.assignment import Assignment
-from duality.targeting.run import Scored
+from duality.targeting.outcome import Outcome
 from duality.workflows.index import Index
 
 
@@ -50,7 +49,7 @@ class OpenedForTargeting:
             str(pair.items.version),
         )
 
-    def page(self, scored: Scored, assignment: Assignment, document: dict[str, Any]) -> str:
+    def page(self, outcome: Outcome, document: dict[str, Any]) -> str:
         """The report of a run on this index, as HTML.
 
         Raises:
@@ -60,8 +59,9 @@ class OpenedForTargeting:
             from duality.workflows.targeting_report import page
         except ImportError as error:
             raise MissingExtraError(error.name or "jinja2", "'duality[report]'") from None
-        known = self.users.attributes_of(scored.people.ids)
-        return page(scored, assignment, document, self.about, known)
+        people = outcome.plan.people
+        known = self.users.attributes_of(people.names(people.sample))
+        return page(outcome, document, self.about, known)
 
     def probabilities(self, scores: np.ndarray, users: Sequence[str]) -> np.ndarray:
         """Calibrated probabilities float64 [U, N] of scores float [U, N], a row per user.

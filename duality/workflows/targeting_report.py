@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from duality.targeting.assignment import Assignment
+from duality.targeting.outcome import Outcome
 from duality.targeting.reach import overlaps, reach, rounded
-from duality.targeting.run import Scored
 from duality.workflows.report_drawing import Figure, layered, quantity, styles, svg
 from duality.workflows.report_page import inline, template
 
@@ -28,8 +27,7 @@ Attributes = Mapping[str, Mapping[str, Any]]
 
 
 def page(
-    scored: Scored,
-    assignment: Assignment,
+    outcome: Outcome,
     document: Mapping[str, Any],
     about: Mapping[str, Any],
     attributes: Attributes,
@@ -39,25 +37,26 @@ def page(
     Args:
         document: what the run returns.
         about: where the vectors come from.
-        attributes: of all users, by id; sensitive columns are left out here.
+        attributes: by id, of the users who stand for all; sensitive columns are left out here.
     """
-    reached = reach(scored.file, scored.values, scored.eligibility, assignment.filled)["campaigns"]
+    people, sensitive = outcome.plan.people, outcome.file.run.sensitive_columns
+    reached = reach(outcome.plan, outcome.market, outcome.filled)["campaigns"]
     campaigns = [
         {
             "id": part["id"],
             "words": _words(part, found),
             "funnel": [(step["step"], f"{step['left']:,}") for step in part["funnel"]],
-            "served": served(scored, attributes, [scored.people.ids[user] for user in users]),
+            "served": served(sensitive, attributes, people.names(outcome.users(row))),
         }
-        for part, found, users in zip(reached, document["campaigns"], assignment.rows, strict=True)
+        for row, (part, found) in enumerate(zip(reached, document["campaigns"], strict=True))
     ]
     return template(TEMPLATE).render(
-        facts=_facts(scored, document, about),
+        facts=_facts(outcome, document, about),
         outcome=_outcome(document),
-        holdouts=sum(campaign.holdout is not None for campaign in scored.file.campaigns),
+        holdouts=sum(campaign.holdout is not None for campaign in outcome.file.campaigns),
         curve=inline("size-lift", svg(curve(reached))),
         campaigns=campaigns,
-        overlaps=overlaps(scored.file, scored.values, scored.eligibility, assignment.rows),
+        overlaps=overlaps(outcome.file, outcome.market, outcome.assignment),
     )
 
 
@@ -89,23 +88,23 @@ def curve(reached: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def served(
-    scored: Scored, attributes: Attributes, audience: Sequence[str]
+    sensitive: Sequence[str], attributes: Attributes, audience: Sequence[str]
 ) -> list[tuple[str, str, str, str]]:
     """Values of users' attributes, their shares among all and in the audience, and the ratio, most over-served first.
 
     Columns of few values that are not sensitive; values that few users have are left out.
     """
-    found = []
+    found, members = [], [user for user in audience if user in attributes]
     for name in _columns(attributes):
-        if name in scored.file.run.sensitive_columns:
+        if name in sensitive:
             continue
         everybody = Counter(row.get(name) for row in attributes.values())
         if not 2 <= len(everybody) <= MOST_VALUES:
             continue
-        chosen = Counter(attributes[user].get(name) for user in audience if user in attributes)
+        chosen = Counter(attributes[user].get(name) for user in members)
         for value, count in everybody.items():
             if value is not None and count >= LEAST_USERS:
-                shares = count / len(attributes), chosen[value] / max(len(audience), 1)
+                shares = count / len(attributes), chosen[value] / max(len(members), 1)
                 found.append((shares[1] / shares[0], f"{name}: {value}", *shares))
     ordered = sorted(found, key=lambda row: (-row[0], row[1]))
     return [(name, f"{all_:.0%}", f"{mine:.0%}", f"{times:.2f}") for times, name, all_, mine in ordered]
@@ -117,9 +116,9 @@ def _columns(attributes: Attributes) -> list[str]:
     return sorted(name for name, value in first.items() if not isinstance(value, (list, np.ndarray)))
 
 
-def _facts(scored: Scored, document: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, str]:
+def _facts(outcome: Outcome, document: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, str]:
     return {
-        "users": f"{rounded(len(scored.people.ids)):,}",
+        "users": f"{rounded(outcome.plan.people.count):,}",
         "model": str(about.get("model")),
         "dataset": str(about.get("dataset")),
         "newest event": str(about.get("newest_event")),

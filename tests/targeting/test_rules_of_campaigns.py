@@ -16,7 +16,8 @@ from test_targeting_run import MemoryIndex, write
 
 from duality.errors import ConfigError, DataError, GateError
 from duality.targeting.audience import held_out
-from duality.targeting.run import check_quotas, target
+from duality.targeting.outcome import check_quotas
+from duality.targeting.run import target
 from duality.targeting.spec import Holdout, read_campaigns
 
 RUN = "[run]\nmin_audience = 1\n"

@@ -56,8 +56,6 @@ def test_the_same_run_gives_the_same_page_and_vouches_for_it(run: Path, world: P
 
 
 def test_who_is_over_and_under_served_leaves_out_what_is_sensitive(run: Path) -> None:
-    from types import SimpleNamespace
-
     from duality.workflows.targeting_report import served
 
     attributes = {
@@ -68,8 +66,7 @@ def test_who_is_over_and_under_served_leaves_out_what_is_sensitive(run: Path) ->
         }
         for n in range(100)
     }
-    scored = SimpleNamespace(file=SimpleNamespace(run=SimpleNamespace(sensitive_columns=("faith",))))
     audience = [f"u{n}" for n in range(0, 100, 4)] + [f"u{n}" for n in range(1, 26)]
-    rows = served(scored, attributes, audience)  # type: ignore[arg-type]
+    rows = served(("faith",), attributes, audience)
     assert rows[0] == ("country: FR", "25%", "62%", "2.48")
     assert {row[0] for row in rows} == {"country: FR", "country: DE", "rare: y"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
 
 import click.testing
@@ -16,7 +17,8 @@ from duality import predicates
 from duality.artifacts import checksum
 from duality.cli import target as cli_target
 from duality.errors import ConfigError, GateError, InputError, UnknownIdError
-from duality.targeting.run import check_quotas, target
+from duality.targeting.outcome import check_quotas
+from duality.targeting.run import target
 from duality.targeting.spec import read_campaigns
 
 KINDS = {"country": "string", "age": "number"}
@@ -26,13 +28,19 @@ class Users:
     def __init__(self, ids: list[str], vectors: np.ndarray, attributes: list[dict[str, object]]) -> None:
         self.ids, self.vectors, self.attributes = ids, vectors, attributes
 
-    def matching(self, where: str | None) -> tuple[list[str], np.ndarray]:
-        keep = list(range(len(self.ids)))
-        if where is not None:
-            predicate = predicates.parse(where)
-            predicates.to_sql(predicate, KINDS)
-            keep = [row for row in keep if predicates.evaluate(predicate, self.attributes[row])]
-        return [self.ids[row] for row in keep], self.vectors[keep]
+    def blocks(self) -> Iterator[tuple[list[str], np.ndarray]]:
+        order = sorted(range(len(self.ids)), key=self.ids.__getitem__)
+        for rows in (order[:7], order[7:]):
+            yield [self.ids[row] for row in rows], self.vectors[rows]
+
+    def ids_where(self, where: str) -> list[str]:
+        predicate = predicates.parse(where)
+        predicates.to_sql(predicate, KINDS)
+        return [
+            text
+            for text, row in zip(self.ids, self.attributes, strict=True)
+            if predicates.evaluate(predicate, row)
+        ]
 
 
 class Items:
@@ -165,7 +173,7 @@ def test_dry_run_writes_nothing(tmp_path: Path) -> None:
 def test_unfilled_slots_are_reported_and_gated(tmp_path: Path) -> None:
     text = SMALLEST + '[[campaign]]\nid = "wide"\nitems = ["a"]\nsize = 50\n'
     document = target(MemoryIndex(), write(tmp_path / "c.toml", text), tmp_path / "out")
-    assert document["campaigns"][0] | {"mean_score": 0, "lowest_score": 0} == {
+    assert document["campaigns"][0] | {"mean_score": 0, "lowest_score": 0, "price": 0} == {
         "id": "wide",
         "size": 30,
         "asked": 50,
@@ -176,6 +184,7 @@ def test_unfilled_slots_are_reported_and_gated(tmp_path: Path) -> None:
         "funnel": [{"step": "users", "left": 30}],
         "mean_score": 0,
         "lowest_score": 0,
+        "price": 0,
         "holdout": 0,
         "expanded": 0,
     }

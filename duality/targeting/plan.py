@@ -1,0 +1,148 @@
+"""What a run can know before all users are scored: from a sample, how many pairs of each campaign are worth keeping.
+
+Where there are no more users than a sample holds, the sample is everybody and nothing is estimated.
+
+Shapes: C campaigns, U users, n users of the sample.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from duality.targeting.eligibility import ELIGIBLE, NOT_INCLUDED, Standing, by_value
+from duality.targeting.index_protocol import TargetingIndex
+from duality.targeting.population import Population
+from duality.targeting.scoring import Scorer, average, scorer_of
+from duality.targeting.spec import CampaignFile
+
+EXACT = 1_000_000  # pairs that an exact assignment takes
+DEPTH = 4  # pairs kept per slot beyond that, and some more
+MORE = 1_000
+SLACK = 1.25  # a threshold read from a sample keeps more than it has to
+FEW = 500  # of the sample: fewer eligible are no ground for a threshold
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """How a run scores its users.
+
+    Attributes:
+        index: users and items with their vectors.
+        file, people, standing, scorer: who asks whom for what.
+        values: float32 [C, n], of the sample.
+        reasons: int8 [C, n], of the sample.
+        averages: per campaign how likely the average user is (`scoring.average`).
+        keep: float32 [C], pairs worth less need not be kept; -inf keeps all.
+        per_slot: pairs kept per slot where an exact assignment would need too many.
+    """
+
+    index: TargetingIndex
+    file: CampaignFile
+    people: Population
+    standing: Standing
+    scorer: Scorer
+    values: np.ndarray
+    reasons: np.ndarray
+    averages: list[float]
+    keep: np.ndarray
+    per_slot: int
+
+    @property
+    def calibrated(self) -> bool:
+        return self.file.run.scores == "probability"
+
+    def reasons_of(self, campaign: int, rows: slice | np.ndarray, values: np.ndarray) -> np.ndarray | None:
+        """int8 [n], places in `REASONS`, of users with values float32 [n]; None where all may be had."""
+        return by_value(self.standing.reasons(campaign, rows), values, *self._bounds(campaign))
+
+    def others(self, campaign: int, values: np.ndarray, reasons: np.ndarray | None) -> np.ndarray:
+        """Places int64 of the users whom only the include rule keeps out, where a campaign goes beyond it.
+
+        Args:
+            values, reasons: [n], of a block.
+        """
+        if not self.file.campaigns[campaign].expansion or reasons is None:
+            return np.empty(0, np.int64)
+        kept_out = np.flatnonzero(reasons == NOT_INCLUDED)
+        worth = by_value(None, values[kept_out], *self._bounds(campaign))
+        return kept_out if worth is None else kept_out[worth == ELIGIBLE]
+
+    def _bounds(self, campaign: int) -> tuple[float | None, float | None]:
+        """The lowest value that `min_score` and `min_lift` allow, where they are asked for."""
+        asked, likely = self.file.campaigns[campaign], self.averages[campaign]
+        if asked.min_lift is None:
+            return asked.min_score, None
+        lowest = asked.min_lift * likely if self.calibrated else float(np.log(asked.min_lift)) + likely
+        return asked.min_score, lowest
+
+
+def plan_run(
+    index: TargetingIndex, file: CampaignFile, people: Population, standing: Standing, per_slot: int = DEPTH
+) -> Plan:
+    """Score the sample, and decide what is kept.
+
+    Raises:
+        UnknownIdError, ConfigError: see `scoring.scorer_of`.
+    """
+    calibrated = file.run.scores == "probability"
+    scorer = scorer_of(index, people, file.campaigns, calibrated=calibrated)
+    values = _of_sample(index, people, scorer)
+    averages = [average(row, calibrated) for row in values]
+    everybody = np.full(len(values), -np.inf, np.float32)
+    reasons = np.zeros(values.shape, np.int8)
+    found = Plan(index, file, people, standing, scorer, values, reasons, averages, everybody, per_slot)
+    for row, worth in enumerate(values):
+        mine = found.reasons_of(row, people.sample, worth)
+        reasons[row] = ELIGIBLE if mine is None else mine
+    _decide(found)
+    return found
+
+
+def _of_sample(index: TargetingIndex, people: Population, scorer: Scorer) -> np.ndarray:
+    """float32 [C, n]; where the sample is everybody, products are those of the blocks."""
+    if people.sampled:
+        rows = people.sample
+        return scorer.values(index, people.vectors(rows), people.names(rows) if scorer.calibrated else ())
+    parts = []
+    for number in range(people.num_blocks):
+        part, vectors = people.block(number)
+        names = people.ids[part].to_pylist() if scorer.calibrated else ()
+        parts.append(scorer.values(index, vectors, names))
+    return np.concatenate(parts, axis=1)
+
+
+def needed(sizes: np.ndarray, room: int) -> np.ndarray:
+    """Pairs int64 [C] of each campaign that an exact assignment needs to know (assignment.py has the proof).
+
+    Args:
+        sizes: int64 [C], slots.
+        room: the fewest campaigns that a user may be in who may be in any.
+    """
+    found: np.ndarray = sizes + (sizes.sum() - sizes) // max(room, 1) + 1
+    return found
+
+
+def depth(sizes: np.ndarray, room: int, most: int, per_slot: int) -> np.ndarray:
+    """Pairs int64 [C] that are kept of each campaign: enough for an exact assignment, if it has no more than EXACT; else
+    `per_slot` of them, and some more, but not more than there are (`most`)."""
+    exact = np.minimum(needed(sizes, room), most)
+    return exact if exact.sum() <= EXACT else np.minimum(exact, per_slot * sizes + MORE)
+
+
+def _decide(plan: Plan) -> None:
+    """Set `keep` from the sample."""
+    people = plan.people
+    share = people.count / len(people.sample)
+    eligible = [int((reasons == ELIGIBLE).sum()) for reasons in plan.reasons]
+    # Of a sample nobody knows exactly how many there are to be had: then a campaign may want of everybody.
+    may = [people.count] * len(eligible) if people.sampled else eligible
+    sizes = np.array([c.asks(n) for c, n in zip(plan.file.campaigns, may, strict=True)])
+    room = plan.standing.capacity
+    wanted = depth(sizes, int(room[room > 0].min(initial=1)), people.count, plan.per_slot)
+    for row, (values, reasons) in enumerate(zip(plan.values, plan.reasons, strict=True)):
+        found = values[reasons == ELIGIBLE]
+        number = int(np.ceil(wanted[row] / share * (SLACK if people.sampled else 1)))
+        if number < len(found) and (number > FEW or not people.sampled):
+            plan.keep[row] = np.partition(found, -number)[-number]
