@@ -213,7 +213,7 @@ class Side:
         with self._reading() as reads:
             yield from reads.vectors_in_order()
 
-    def ids_where(self, where: str) -> list[str]:
+    def ids_where(self, where: str) -> Sequence[str]:
         """Ids of the records that match a filter; FilterError where it does not fit."""
         with self._reading() as reads:
             return reads.ids_where(where)

@@ -12,7 +12,7 @@ the same batch again completes it. A read of many rows is no snapshot while some
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -217,6 +217,14 @@ class RemoteSide:
         """Ids and vectors float32 [N, D] of all records that match a filter, in id order."""
         rows = self._rows(where, ["id", "vector"], self.ledger.read())
         return [id_of(row["id"]) for row in rows], self._values(rows)
+
+    def blocks(self) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
+        """Ids and vectors float32 [n, D] of all records, in id order; the server promises no order, so all come at once."""
+        yield self.matching()
+
+    def ids_where(self, where: str) -> Sequence[str]:
+        """Ids of the records that match a filter; FilterError where it does not fit."""
+        return [id_of(row["id"]) for row in self._rows(where, ["id"], self.ledger.read())]
 
     def list(
         self, where: str | None = None, limit: int | None = None, after: str | None = None
