@@ -33,8 +33,8 @@ def _step(command: Command) -> Command:
     command = click.option(
         "--depth",
         type=click.IntRange(min=1),
-        default=4,
-        help="Pairs kept per slot beyond a million pairs; the same in every step.  [4]",
+        default=2,
+        help="Pairs kept per slot beyond a million pairs; the same in every step.  [2]",
     )(command)
     command = click.option(
         "--work",

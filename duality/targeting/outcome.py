@@ -33,6 +33,7 @@ AUDIENCE, EXCLUDED, REACH, OVERLAP = "audience.parquet", "excluded.parquet", "re
 ASSIGNMENT, LABEL, MANIFEST = "assignment.json", "datalabel.json", "manifest.json"
 REPORT = "report.html"
 FORMAT = 3
+UNSURE = 1e-3  # a gap that is worth more work
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,8 +70,12 @@ class Outcome:
 
     @property
     def shallow(self) -> bool:
-        """Whether slots stayed empty of a campaign of which only the best pairs were kept."""
-        return bool(np.any((self.market.pairs.cuts > -np.inf) & (self.market.asked > self.filled)))
+        """Whether a campaign of which only the best pairs were kept has empty slots, or would go deeper and nobody
+        knows how much that would bring."""
+        cut = self.market.pairs.cuts > -np.inf
+        empty = self.market.asked > self.filled
+        held = (self.assignment.prices <= self.market.pairs.cuts) & (self.assignment.gap > UNSURE)
+        return bool(np.any(cut & (empty | held)))
 
 
 Page = Callable[[Outcome, dict[str, Any]], str]

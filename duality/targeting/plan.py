@@ -18,7 +18,7 @@ from duality.targeting.scoring import Scorer, average, scorer_of
 from duality.targeting.spec import CampaignFile
 
 EXACT = 1_000_000  # pairs that an exact assignment takes
-DEPTH = 4  # pairs kept per slot beyond that, and some more
+DEPTH = 2  # pairs kept per slot beyond that, and some more
 MORE = 1_000
 SLACK = 1.25  # a threshold read from a sample keeps more than it has to
 FEW = 500  # of the sample: fewer eligible are no ground for a threshold

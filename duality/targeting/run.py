@@ -46,7 +46,8 @@ from duality.targeting.population import Population, gather
 from duality.targeting.shards import Part, Shards, score_shard
 from duality.targeting.spec import CampaignFile, read_campaigns
 
-INPUTS, WORK_FORMAT = "inputs.json", 1
+INPUTS = "inputs.json"
+DEEPER = 4  # times as many pairs, where too few were kept
 Scoring = Callable[["Work"], int]  # scores all shards of a run, and says how many there are
 
 
@@ -214,8 +215,8 @@ def _solved(work: Work, scoring: Scoring) -> Outcome:
         outcome = finish(work, count, plan=plan)
         if not outcome.shallow:
             return outcome
-        work = replace(work, per_slot=DEPTH * work.per_slot)
-        say(f"too few pairs to fill all slots: scoring again with {work.per_slot} for each")
+        work = replace(work, per_slot=DEEPER * work.per_slot)
+        say(f"too few pairs to give all slots well: scoring again with {work.per_slot} for each")
 
 
 @contextmanager

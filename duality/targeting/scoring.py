@@ -48,7 +48,8 @@ class Scorer:
         """float32 [C, n] of users float32 [n, D]; their ids matter to probabilities only."""
         if not self.calibrated:
             found: np.ndarray = self.vectors @ users.T
-            found += self.levels[:, None]
+            if self.levels.any():
+                found += self.levels[:, None]
             return found
         values = np.empty((len(self.items), len(users)), np.float32)
         for row, (_, items) in enumerate(self.items):

@@ -220,7 +220,7 @@ def test_too_few_pairs_for_all_slots_are_scored_again_with_more(
     assert document["method"] == "prices"
     assert [c["size"] for c in document["campaigns"]] == [290] * 10
     assert abs(document["gap"]) < 1e-3
-    assert "too few pairs to fill all slots" in capsys.readouterr().err
+    assert "too few pairs to give all slots well" in capsys.readouterr().err
 
 
 KILLED = """
