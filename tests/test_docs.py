@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         text = recipe.read_text(encoding="utf-8")
         kept = [line for line in text.splitlines() if not line.startswith(CLEARED)]
         (root / "pipelines" / recipe.name).write_text("\n".join(kept), encoding="utf-8")
+    shutil.copytree(ROOT / "pipelines/campaigns", root / "pipelines/campaigns")
+    pacsv.write_csv(synthetic_log().slice(0, 20), root / "week.csv")
     for page in PAGES:
         for block in blocks(page, "toml"):
             (root / "campaigns.toml").write_text(block, encoding="utf-8")

@@ -93,7 +93,7 @@ def target(
     index = open_for_targeting(path)
     page = index.page if report else None
     document = run_target(index, given, folder, dry_run=dry_run, page=page, scoring=scoring)
-    emit(document, as_json, _render)
+    emit(document, as_json, show_audiences)
     check_floor(document)
     check_quotas(document)
 
@@ -156,7 +156,7 @@ def assign(
     check_floor(document)
     page = open_for_targeting(_index(index_path)).page if report else None
     write_run(out, outcome, document, page)
-    emit({**document, "out": str(out)}, as_json, _render)
+    emit({**document, "out": str(out)}, as_json, show_audiences)
     if outcome.shallow:
         click.echo(f"slots stayed empty that others could fill: take all steps with --depth {4 * depth}")
     check_quotas(document)
@@ -178,7 +178,8 @@ def _render_market(document: dict[str, Any]) -> None:
     click.echo(f"{document['pairs']:,} pairs for {document['asked']:,} slots: enough for {how}")
 
 
-def _render(document: dict[str, Any]) -> None:
+def show_audiences(document: dict[str, Any]) -> None:
+    """Print what a run chose."""
     for campaign in document["campaigns"]:
         mean = "-" if campaign["mean_score"] is None else f"{campaign['mean_score']:.4f}"
         click.echo(

@@ -8,8 +8,10 @@ Shapes: U users, D dimensions.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 # depend, to the last bit, on how blocks are divided among processes.
 BLOCK = 65_536
 SAMPLE = 200_000  # users who stand for all where there are more: for means, curves and thresholds
+SPARSE = 256  # users for each row asked for, beyond which a read per row is faster than reading all
 VECTORS, IDS, ABOUT = "vectors.f32", "ids.arrow", "population.json"
 
 
@@ -56,9 +59,21 @@ class Population:
         return rows, vectors.reshape(-1, self.dim)
 
     def vectors(self, rows: np.ndarray) -> np.ndarray:
-        """float32 [n, D] of rows int64 [n]."""
-        mapped = np.memmap(self.folder / VECTORS, "<f4", "r", shape=(self.count, self.dim))
-        return np.asarray(mapped[rows])
+        """float32 [n, D] of rows int64 [n]; read row by row where they are few, else block by block."""
+        found = np.empty((len(rows), self.dim), np.float32)
+        if len(rows) * SPARSE < self.count:
+            width = 4 * self.dim
+            with open(self.folder / VECTORS, "rb", buffering=0) as file:
+                for place, row in enumerate(rows.tolist()):
+                    found[place] = np.frombuffer(os.pread(file.fileno(), width, row * width), "<f4")
+            return found
+        order = np.argsort(rows, kind="stable")
+        ends = np.searchsorted(rows[order], np.arange(self.num_blocks + 1) * BLOCK)
+        for number, (first, last) in enumerate(pairwise(ends.tolist())):
+            if first < last:
+                part, vectors = self.block(number)
+                found[order[first:last]] = vectors[rows[order[first:last]] - part.start]
+        return found
 
     def names(self, rows: np.ndarray) -> list[str]:
         """Ids of rows int64 [n]."""

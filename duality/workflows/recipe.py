@@ -70,8 +70,22 @@ class EvaluateSection(Config):
     baselines: bool = True
 
 
+class UpdateSection(Config):
+    """`[update]`: new events for an index that is there. A recipe that has it trains nothing."""
+
+    events: str  # a path, as in [import]
+
+
+class TargetSection(Config):
+    """`[target]`: audiences at the end."""
+
+    campaigns: str  # the campaign file, from the recipe's own folder
+    out: str = "audiences/default"
+    report: bool = True
+
+
 class Recipe(Config):
-    """All sections; every one has defaults, so an empty file is a recipe."""
+    """All sections; every one has defaults but the last two, so an empty file is a recipe."""
 
     import_: ImportSection = Field(default=ImportSection(), alias="import")
     paths: PathsSection = PathsSection()
@@ -82,6 +96,8 @@ class Recipe(Config):
     choose: ChooseConfig = ChooseConfig()
     index: IndexSection = IndexSection()
     evaluate: EvaluateSection = EvaluateSection()
+    update: UpdateSection | None = None
+    target: TargetSection | None = None
 
     def training_fingerprint(self, data: str) -> str:
         """Identity of a training run: its settings and the dataset's fingerprint."""

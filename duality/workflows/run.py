@@ -1,4 +1,5 @@
-"""`duality run`: import, train, build the indexes, evaluate, as one recipe says."""
+"""`duality run`: import, train, build the indexes, evaluate, choose audiences, as one recipe says; or, for an index that
+is there, update it and choose audiences again."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from duality.index.spec import load_spec
 from duality.runtime import home
 from duality.workflows.build import build_index
 from duality.workflows.evaluate import evaluate
-from duality.workflows.recipe import ImportSection, Recipe, load_recipe
+from duality.workflows.recipe import ImportSection, Recipe, TargetSection, UpdateSection, load_recipe
 from duality.workflows.stages import Stage, content, run_stages
 from duality.workflows.train import train
 
@@ -30,60 +31,114 @@ def run(path: Path, overrides: Iterable[str] = (), *, device: str = "auto") -> d
         ConfigError: the recipe does not fit.
     """
     recipe = load_recipe(path, overrides)
-    return run_recipe(recipe, home() / "runs" / f"{path.stem}.json", device=device)
+    stamps, folder = home() / "runs" / f"{path.stem}.json", path.parent
+    return run_recipe(recipe, stamps, device=device, campaigns_folder=folder)
 
 
 def run_recipe(
-    recipe: Recipe, stamps: Path, *, root: Path | None = None, device: str = "auto"
+    recipe: Recipe,
+    stamps: Path,
+    *,
+    root: Path | None = None,
+    device: str = "auto",
+    campaigns_folder: Path = Path(),
 ) -> dict[str, Any]:
-    """Run a loaded recipe; `root` is where its paths start (default `$DUALITY_HOME`)."""
+    """Run a loaded recipe.
+
+    Args:
+        root: where its paths start (default `$DUALITY_HOME`).
+        campaigns_folder: where the path of its campaign file starts.
+    """
     base = root if root is not None else home()
+    if recipe.update is not None:
+        stages = [_updating(recipe, recipe.update, base)]
+    else:
+        stages = _from_events(recipe, base, device)
+    if recipe.target is not None:
+        stages.append(_targeting(recipe.target, base / recipe.paths.index, base, campaigns_folder))
+    return run_stages(stages, stamps)
+
+
+def _updating(recipe: Recipe, section: UpdateSection, base: Path) -> Stage:
+    from duality.workflows.index import Index
+
+    index, source = base / recipe.paths.index, _path(section.events)
+
+    def action() -> dict[str, Any]:
+        with Index.open(index, "w") as opened:
+            return opened.update(source)
+
+    # Events that are there already are passed over, so that an interrupted update is simply taken again.
+    return Stage("update", lambda: content(source), index / "index.json", action)
+
+
+def _targeting(section: TargetSection, index: Path, base: Path, folder: Path) -> Stage:
+    from duality.workflows.api import target
+    from duality.workflows.targeting import open_for_targeting
+
+    campaigns, out = folder / section.campaigns, base / section.out
+
+    def inputs() -> list[Any]:
+        beside = [
+            content(file)
+            for file in sorted(campaigns.parent.glob("*"))
+            if file.suffix in (".csv", ".parquet")
+        ]
+        return [content(campaigns), beside, open_for_targeting(index).fingerprint, section.report]
+
+    return Stage(
+        "target",
+        inputs,
+        out / "manifest.json",
+        lambda: target(index, campaigns=campaigns, out=out, report=section.report),
+    )
+
+
+def _from_events(recipe: Recipe, base: Path, device: str) -> list[Stage]:
+    """The stages from a log to an index that is judged."""
     data, model, index = (base / p for p in (recipe.paths.dataset, recipe.paths.model, recipe.paths.index))
     settings = recipe.model_dump(by_alias=True)
     report = model / "evaluation.json"
     evaluation = recipe.evaluate
-    return run_stages(
-        [
-            Stage(
-                "import",
-                lambda: [settings["import"], [content(file) for file in _sources(recipe.import_)]],
-                data / "dataset.json",
-                lambda: import_section(recipe.import_, data),
-            ),
-            Stage(
-                "train",
-                lambda: [
-                    [settings[name] for name in ("split", "model", "loss", "train")],
-                    content(data / "dataset.json"),
-                ],
-                model / "config.json",
-                lambda: train(data, model, recipe, device=device),
-            ),
-            Stage(
-                "index",
-                lambda: [load_spec(recipe.index.spec).model_dump(), content(model / "config.json")],
-                index / "index.json",
-                lambda: build_index(model, index, recipe.index.spec, data),
-            ),
-            Stage(
-                "evaluate",
-                lambda: [settings["evaluate"], content(model / "config.json")],
+    return [
+        Stage(
+            "import",
+            lambda: [settings["import"], [content(file) for file in _sources(recipe.import_)]],
+            data / "dataset.json",
+            lambda: import_section(recipe.import_, data),
+        ),
+        Stage(
+            "train",
+            lambda: [
+                [settings[name] for name in ("split", "model", "loss", "train")],
+                content(data / "dataset.json"),
+            ],
+            model / "config.json",
+            lambda: train(data, model, recipe, device=device),
+        ),
+        Stage(
+            "index",
+            lambda: [load_spec(recipe.index.spec).model_dump(), content(model / "config.json")],
+            index / "index.json",
+            lambda: build_index(model, index, recipe.index.spec, data),
+        ),
+        Stage(
+            "evaluate",
+            lambda: [settings["evaluate"], content(model / "config.json")],
+            report,
+            lambda: _evaluate(
                 report,
-                lambda: _evaluate(
-                    report,
-                    evaluate(
-                        model,
-                        data=data,
-                        direction=evaluation.direction,
-                        candidates=evaluation.candidates,
-                        ks=evaluation.k,
-                        baselines=evaluation.baselines,
-                    ),
+                evaluate(
+                    model,
+                    data=data,
+                    direction=evaluation.direction,
+                    candidates=evaluation.candidates,
+                    ks=evaluation.k,
+                    baselines=evaluation.baselines,
                 ),
             ),
-        ],
-        stamps,
-    )
+        ),
+    ]
 
 
 def _evaluate(path: Path, report: dict[str, Any]) -> dict[str, Any]:

@@ -318,6 +318,19 @@ def test_processes_score_shards(engine: str, world: Path, tmp_path: Path) -> Non
     assert checksums(tmp_path / "out") == checksums(tmp_path / "plain")
 
 
+def test_vectors_come_in_the_order_asked_however_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(population, "BLOCK", 64)
+    index = many_users(1_000)
+    people = population.gather(index.users, tmp_path)
+    random = np.random.default_rng(0)
+    for rows in (random.permutation(1_000), random.integers(0, 1_000, 2), np.empty(0, np.int64)):
+        np.testing.assert_array_equal(people.vectors(rows), index.users.vectors[rows])
+        assert people.names(rows) == [index.users.ids[row] for row in rows]
+    np.testing.assert_array_equal(people.places(["u00007", "u99999", "u00003"])[[3, 7, 8]], [2, 0, -1])
+
+
 def test_an_engine_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--engine spark: there is local and ray"):
         scoring_by(tmp_path, tmp_path, engine="spark")

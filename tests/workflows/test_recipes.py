@@ -6,6 +6,8 @@ import re
 import shutil
 from pathlib import Path
 
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from small_worlds import SHARED, SMALL
 
@@ -48,6 +50,45 @@ def test_an_interrupted_recipe_goes_on_where_it_was(home: Path, monkeypatch: pyt
     monkeypatch.undo()
     monkeypatch.setenv("DUALITY_HOME", str(home))
     assert [s["skipped"] for s in run(home / "r.toml", SMALL).values()] == [True, True, False, False]
+
+
+CAMPAIGNS = """
+[run]
+min_audience = 1
+[[campaign]]
+id = "new"
+items_where = "year >= 2010"
+size = 12
+"""
+
+
+def test_from_a_log_to_audiences_and_the_week_after_without_training(
+    home: Path, monkeypatch: pytest.MonkeyPatch, log_folder: Path
+) -> None:
+    pytest.importorskip("jinja2", reason="the extra `report` is not installed")
+    (home / "campaigns.toml").write_text(CAMPAIGNS)
+    target = '[target]\ncampaigns = "campaigns.toml"\nout = "audience"\n'
+    (home / "r.toml").write_text((home / "r.toml").read_text() + target)
+    first = run(home / "r.toml", SMALL)
+    assert [stage["skipped"] for stage in first.values()] == [False] * 5
+    assert first["target"]["campaigns"][0]["size"] == 12
+    assert (home / "audience/report.html").exists()
+    assert run(home / "r.toml", SMALL)["target"]["skipped"]
+    log = pq.read_table(log_folder / "interactions.parquet")
+    last = log.sort_by([("timestamp", "descending")]).slice(0, 30)
+    later = pc.add(last["timestamp"], 100_000)
+    week = last.set_column(last.schema.get_field_index("timestamp"), "timestamp", later)
+    pq.write_table(week, home / "week.parquet")
+    (home / "w.toml").write_text(f'[update]\nevents = "week.parquet"\n{target}')
+    before = (home / "audience/datalabel.json").read_text()
+    weekly = run(home / "w.toml")
+    assert list(weekly) == ["update", "target"]
+    assert weekly["update"]["events"] == 30
+    assert not weekly["target"]["skipped"]
+    assert (home / "audience/datalabel.json").read_text() != before
+    assert [stage["skipped"] for stage in run(home / "w.toml").values()] == [True, True]
+    (home / "campaigns.toml").write_text(CAMPAIGNS.replace("12", "13"))
+    assert [stage["skipped"] for stage in run(home / "w.toml").values()] == [True, False]
 
 
 def test_unknown_sections_are_refused(home: Path) -> None:
