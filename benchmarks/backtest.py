@@ -5,8 +5,9 @@
 
 The log up to the moment is imported, trained on and indexed; `duality target` ranks all eligible users for every
 campaign: an item, or all items that share a value of COLUMN, of those that had most new takers afterwards. Asked are users
-known before the moment who had not taken the campaign's items. The same users are ranked at random, by activity, and by user-kNN
-(cosine with the takers so far). Means over campaigns, with paired 95% bootstrap intervals over them.
+known before the moment who had not taken the campaign's items. Ours ranks by log-intensity, and
+by the log-probability of the next event alone; the same users are ranked at random, by activity, and by user-kNN (cosine with
+the takers so far). Means over campaigns, with paired 95% bootstrap intervals over them.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from duality.workflows.targeting import open_for_targeting
 from duality.workflows.train import train
 
 SHARE = 0.01  # of the eligible: the audience whose precision and recall are told
-OURS, CONTROLS = "duality", ("random", "most active", "user-kNN")
+OURS = {"log-intensity": "duality", "log-probability": "duality, next event only"}
+CONTROLS = ("random", "most active", "user-kNN")
 
 
 def main() -> None:
@@ -54,7 +56,8 @@ def main() -> None:
     say(f"{len(items)} campaigns, {sum(map(len, takers.values())):,} new takers")
     rankings = _ranked(before, given.folder, items)
     values = {
-        name: np.array([_measured(ranking[c], takers[c]) for c in items]) for name, ranking in rankings.items()
+        name: np.array([_measured(ranking[c], takers[c]) for c in items])
+        for name, ranking in rankings.items()
     }
     _print(values)
 
@@ -64,7 +67,9 @@ def _prepared(given: argparse.Namespace) -> tuple[Dataset, Dataset]:
     folder, options = given.folder, {"time_column": given.time_column, "event_column": given.event_column}
     if not (folder / "whole/dataset.json").exists():
         import_events(given.source, folder / "whole", **options)
-        import_events(given.source, folder / "before", where=f"{given.time_column} < {given.until}", **options)
+        import_events(
+            given.source, folder / "before", where=f"{given.time_column} < {given.until}", **options
+        )
     if not (folder / "index/index.json").exists():
         train(folder / "before", folder / "model", load_recipe(given.recipe, []))
         build_index(folder / "model", folder / "index", "exact", folder / "before")
@@ -86,14 +91,18 @@ def _campaigns(
     of_item = dict(zip(ids, column, strict=True))
     took = {name: _pairs(data, of_item) for name, data in (("before", before), ("whole", whole))}
     new = {
-        value: (took["whole"].get(value, set()) & people) - took["before"].get(value, set()) for value in items
+        value: (took["whole"].get(value, set()) & people) - took["before"].get(value, set())
+        for value in items
     }
     chosen = sorted((value for value in items if len(new[value]) >= least), key=lambda v: (-len(new[v]), v))
     return {value: items[value] for value in chosen[:most]}, {value: new[value] for value in chosen[:most]}
 
 
 def _pairs(data: Dataset, of_item: dict[str, str]) -> dict[str, set[str]]:
-    users, items = data.user_ids.ids(np.asarray(data.event_user)), data.item_ids.ids(np.asarray(data.event_item))
+    users, items = (
+        data.user_ids.ids(np.asarray(data.event_user)),
+        data.item_ids.ids(np.asarray(data.event_item)),
+    )
     found: dict[str, set[str]] = {}
     for user, item in zip(users, items, strict=True):
         found.setdefault(of_item[item], set()).add(user)
@@ -102,19 +111,29 @@ def _pairs(data: Dataset, of_item: dict[str, str]) -> dict[str, set[str]]:
 
 def _ranked(before: Dataset, folder: Path, items: dict[str, list[str]]) -> dict[str, dict[str, list[str]]]:
     """For every way of ranking and every campaign, all eligible users, best first."""
-    took = _pairs(before, {item: value for value, mine in items.items() for item in mine} | _others(before, items))
-    lines = [f"[run]\nmin_audience = 1\ncap = {len(items)}\n"]
+    took = _pairs(
+        before, {item: value for value, mine in items.items() for item in mine} | _others(before, items)
+    )
+    lines = []
     for number, (value, mine) in enumerate(items.items()):
         (folder / f"took-{number}.csv").write_text("user\n" + "\n".join(sorted(took.get(value, {"-"}))))
         text = f"[[campaign]]\nid = {json.dumps(value)}\nitems = {json.dumps(mine)}\nquota_max = 1000000000\n"
         lines.append(f'{text}quota_min = 1\nsuppress = ["took-{number}.csv"]\n')
-    (folder / "campaigns.toml").write_text("\n".join(lines))
-    target(open_for_targeting(folder / "index"), folder / "campaigns.toml", folder / "audience")
-    table = pq.read_table(folder / "audience/audience.parquet", columns=["campaign", "user"]).to_pydict()
-    ours: dict[str, list[str]] = {value: [] for value in items}
+    ours = {}
+    for scores, name in OURS.items():
+        run = f'[run]\nmin_audience = 1\ncap = {len(items)}\nscores = "{scores}"\n'
+        (folder / "campaigns.toml").write_text("\n".join([run, *lines]))
+        target(open_for_targeting(folder / "index"), folder / "campaigns.toml", folder / "audience")
+        ours[name] = _audiences(folder / "audience", list(items))
+    return {**ours, **_controls(before, items, took, ours["duality"])}
+
+
+def _audiences(folder: Path, campaigns: list[str]) -> dict[str, list[str]]:
+    table = pq.read_table(folder / "audience.parquet", columns=["campaign", "user"]).to_pydict()
+    found: dict[str, list[str]] = {value: [] for value in campaigns}
     for campaign, user in zip(table["campaign"], table["user"], strict=True):
-        ours[campaign].append(user)
-    return {OURS: ours, **_controls(before, items, took, ours)}
+        found[campaign].append(user)
+    return found
 
 
 def _others(before: Dataset, items: dict[str, list[str]]) -> dict[str, str]:
@@ -137,7 +156,7 @@ def _controls(
     for value in items:
         rows = np.array([row[name] for name in sorted(ours[value])])
         seeds = [row[name] for name in took.get(value, set()) if name in row]
-        near = np.asarray((unit[rows] @ unit[seeds].sum(0).T)).ravel() if seeds else np.zeros(len(rows))
+        near = np.asarray(unit[rows] @ unit[seeds].sum(0).T).ravel() if seeds else np.zeros(len(rows))
         scores = {"random": random.random(len(rows)), "most active": activity[rows], "user-kNN": near}
         for name, score in scores.items():
             order = np.lexsort((random.random(len(rows)), -score))
@@ -156,19 +175,19 @@ def _measured(ranking: list[str], takers: set[str]) -> list[float]:
 
 
 def _print(values: dict[str, np.ndarray]) -> None:
-    random = np.random.default_rng(0)
-    draws = random.integers(0, len(values[OURS]), (2000, len(values[OURS])))
+    random, ours = np.random.default_rng(0), values["duality"]
+    draws = random.integers(0, len(ours), (2000, len(ours)))
     print("| | precision at 1% | recall at 1% | AUC | lift of the best tenth | second | last |")
     print("|---|---|---|---|---|---|---|")
     for name, rows in values.items():
         mean = rows.mean(0)
         cells = [f"{mean[n]:.4f}".lstrip("0") for n in range(3)] + [f"{mean[n]:.2f}" for n in (3, 4, 12)]
         print(f"| {name} | {' | '.join(cells)} |")
-    for name in CONTROLS:
-        difference = (values[OURS] - values[name])[:, :4]
+    for name in [name for name in values if name != "duality"]:
+        difference = (ours - values[name])[:, :4]
         low, high = np.percentile(difference[draws].mean(1), (2.5, 97.5), axis=0)
         words = zip(("precision", "recall", "AUC", "lift"), difference.mean(0), low, high, strict=True)
-        print(f"{OURS} - {name}: " + ", ".join(f"{w} {d:+.4f} [{a:+.4f}, {b:+.4f}]" for w, d, a, b in words))
+        print(f"duality - {name}: " + ", ".join(f"{w} {d:+.4f} [{a:+.4f}, {b:+.4f}]" for w, d, a, b in words))
 
 
 if __name__ == "__main__":

@@ -138,7 +138,8 @@ class _Writer:
             "list": sign == "contains",
         }[kind]
         if not fits:
-            self._fail(f"`{sign}` does not fit column {node.column}, a {kind}", node.position)
+            mend = f": write {node.column} contains ..." if kind == "list" else ""
+            self._fail(f"`{sign}` does not fit column {node.column}, a {kind}{mend}", node.position)
 
     def _bind(self, node: Compare | In, value: Value) -> str:
         kind, held = self._kind(node), value.value

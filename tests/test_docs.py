@@ -13,6 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
@@ -54,6 +55,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         text = recipe.read_text(encoding="utf-8")
         kept = [line for line in text.splitlines() if not line.startswith(CLEARED)]
         (root / "pipelines" / recipe.name).write_text("\n".join(kept), encoding="utf-8")
+    films = synthetic_items()
+    genres = pa.array([["Comedy" if place % 2 else "Thriller"] for place in range(len(films))])
+    films = films.set_column(films.schema.get_field_index("genres"), "genres", genres)
+    pq.write_table(films, root / "log/items.parquet")
     shutil.copytree(ROOT / "pipelines/campaigns", root / "pipelines/campaigns")
     pacsv.write_csv(synthetic_log().slice(0, 20), root / "week.csv")
     for page in PAGES:

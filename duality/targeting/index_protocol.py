@@ -46,6 +46,16 @@ class TargetingIndex(Protocol):
         Raises InputError where there is no score calibration. Only asked for when a run wants it.
         """
 
+    def log_rates(self, ids: Sequence[str], vectors: np.ndarray, days: float) -> np.ndarray:
+        """What turns log p(item | user) into the log of takes a day, float32 [U]: only asked for when a run wants it.
+
+        Args:
+            vectors: float32 [U, D], of these users.
+            days: fading time of the events that count.
+
+        Raises InputError where the index has no histories, or these no time.
+        """
+
     @property
     def moment(self) -> int:
         """Microseconds since 1970: how far the index knows; where a campaign does not say when it begins."""

@@ -169,9 +169,14 @@ def write_run(out: Path, outcome: Outcome, document: dict[str, Any], page: Page 
 
 def _method(file: CampaignFile) -> dict[str, str]:
     """How each campaign's users were ranked."""
+    unit = {
+        "log-probability": "log p(item | user)",
+        "log-intensity": f"log p(item | user) + log of events a day ({file.run.rate_days:g} days fading)",
+        "probability": "calibrated probability",
+    }[file.run.scores]
     words = {
-        "items": "log p(item | user), mean over the items",
-        "items_where": "log p(item | user), mean over the items that match",
+        "items": f"{unit}, mean over the items",
+        "items_where": f"{unit}, mean over the items that match",
         "vector": "inner product with the vector, population mean taken off",
         "seed_users": "inner product with the mean of the seed users, population mean taken off",
     }

@@ -87,7 +87,7 @@ def plan_run(
         UnknownIdError, ConfigError: see `scoring.scorer_of`.
     """
     calibrated = file.run.scores == "probability"
-    scorer = scorer_of(index, people, file.campaigns, calibrated=calibrated)
+    scorer = scorer_of(index, people, file.campaigns, file.run.scores)
     values = _of_sample(index, people, scorer)
     averages = [average(row, calibrated) for row in values]
     everybody = np.full(len(values), -np.inf, np.float32)
@@ -104,12 +104,13 @@ def _of_sample(index: TargetingIndex, people: Population, scorer: Scorer) -> np.
     """float32 [C, n]; where the sample is everybody, products are those of the blocks."""
     if people.sampled:
         rows = people.sample
-        return scorer.values(index, people.vectors(rows), people.names(rows) if scorer.calibrated else ())
+        names = people.names(rows) if scorer.calibrated else ()
+        return scorer.values(index, people.vectors(rows), names, rows)
     parts = []
     for number in range(people.num_blocks):
         part, vectors = people.block(number)
         names = people.ids[part].to_pylist() if scorer.calibrated else ()
-        parts.append(scorer.values(index, vectors, names))
+        parts.append(scorer.values(index, vectors, names, part))
     return np.concatenate(parts, axis=1)
 
 

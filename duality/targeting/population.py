@@ -9,7 +9,7 @@ Shapes: U users, D dimensions.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 BLOCK = 65_536
 SAMPLE = 200_000  # users who stand for all where there are more: for means, curves and thresholds
 SPARSE = 256  # users for each row asked for, beyond which a read per row is faster than reading all
-VECTORS, IDS, ABOUT = "vectors.f32", "ids.arrow", "population.json"
+VECTORS, IDS, RATES, ABOUT = "vectors.f32", "ids.arrow", "rates.npy", "population.json"
 
 
 class Population:
@@ -46,6 +46,19 @@ class Population:
         import pyarrow as pa
 
         return pa.ipc.open_file(pa.memory_map(str(self.folder / IDS))).read_all().column("id")
+
+    @cached_property
+    def rates(self) -> np.ndarray:
+        """float32 [U], added to every value; mapped. There where `add_rates` wrote it."""
+        return np.load(self.folder / RATES, mmap_mode="r")
+
+    def add_rates(self, rates: Callable[[list[str], np.ndarray], np.ndarray]) -> None:
+        """Write what `rates` gives for ids and vectors float32 [n, D], a block at a time."""
+        found = np.lib.format.open_memmap(self.folder / RATES, "w+", np.float32, (self.count,))
+        for number in range(self.num_blocks):
+            rows, vectors = self.block(number)
+            found[rows] = rates(self.ids[rows].to_pylist(), vectors)
+        found.flush()
 
     @property
     def num_blocks(self) -> int:

@@ -8,7 +8,9 @@ mean of the population taken off first because vectors share one large common di
 is popularity. A campaign for a point: the inner product with it, likewise centred. These values are not log-probabilities:
 in a run that mixes both kinds, the total adds different units.
 
-All of these are one product of the users with a vector per campaign, and a number. With `scores = "probability"` a
+All of these are one product of the users with a vector per campaign, and a number. The log-probability is that of the
+user's next event. Over days it matters as well how often a user acts: `scores = "log-intensity"` adds the log of that, and
+the value is the log of how often a day the user is expected to take the items. With `scores = "probability"` a
 campaign is worth the mean over its items of the calibrated probability instead, so the total of a run is the
 expected number of takers.
 
@@ -25,7 +27,7 @@ import numpy as np
 from duality.errors import ConfigError, FilterError, UnknownIdError, suggestion
 from duality.targeting.index_protocol import TargetingIndex
 from duality.targeting.population import Population
-from duality.targeting.spec import Campaign
+from duality.targeting.spec import Campaign, Scores
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,19 +39,25 @@ class Scorer:
         levels: float32 [C], added to the products.
         items: per campaign ids and vectors float32 [N, D] of its items; none for likeness.
         calibrated: values are probabilities.
+        rates: float32 [U], added to the products where values are of takes a day.
     """
 
     vectors: np.ndarray
     levels: np.ndarray
     items: Sequence[tuple[list[str], np.ndarray]]
     calibrated: bool
+    rates: np.ndarray | None = None
 
-    def values(self, index: TargetingIndex, users: np.ndarray, ids: Sequence[str]) -> np.ndarray:
-        """float32 [C, n] of users float32 [n, D]; their ids matter to probabilities only."""
+    def values(
+        self, index: TargetingIndex, users: np.ndarray, ids: Sequence[str], rows: slice | np.ndarray
+    ) -> np.ndarray:
+        """float32 [C, n] of users float32 [n, D] at some rows; their ids matter to probabilities only."""
         if not self.calibrated:
             found: np.ndarray = self.vectors @ users.T
             if self.levels.any():
                 found += self.levels[:, None]
+            if self.rates is not None:
+                found += self.rates[rows]
             return found
         values = np.empty((len(self.items), len(users)), np.float32)
         for row, (_, items) in enumerate(self.items):
@@ -58,7 +66,7 @@ class Scorer:
 
 
 def scorer_of(
-    index: TargetingIndex, people: Population, campaigns: Sequence[Campaign], *, calibrated: bool
+    index: TargetingIndex, people: Population, campaigns: Sequence[Campaign], scores: Scores
 ) -> Scorer:
     """What users are asked for.
 
@@ -78,7 +86,8 @@ def scorer_of(
         else:
             vectors[row] = people.vectors(seed_rows(people, campaign)).mean(axis=0) - centre
         levels[row] = -(vectors[row] @ centre)
-    return Scorer(vectors, levels, items, calibrated)
+    rates = people.rates if scores == "log-intensity" else None
+    return Scorer(vectors, levels, items, scores == "probability", rates)
 
 
 def target_items(index: TargetingIndex, campaign: Campaign) -> tuple[list[str], np.ndarray]:

@@ -2,7 +2,9 @@
 
 [run]
 cap = 1                            # campaigns per user at most
-scores = "probability"             # by the model's score calibration; default "log-probability"
+scores = "log-intensity"           # how often a user will take it; "probability" by the model's score calibration;
+                                   # default "log-probability", of the user's next event
+rate_days = 30.0                   # how fast what users did fades from how often they act
 min_audience = 100                 # smaller audiences are refused
 consent_column = "may_contact"     # only users for whom it is true
 sensitive_columns = ["religion"]   # may stand in no rule and no explanation
@@ -13,7 +15,7 @@ frequency_cap = {n = 3, days = 7}  # contacts per user, past ones and this run's
 [[campaign]]
 id = "spring"
 items = ["50", "181"]              # users for these items; or one of
-items_where = "genres = 'Drama'"   #   the items that match,
+items_where = "genres contains 'Drama'"   # the items that match,
 vector = [0.1, -0.3]               #   a point of the model's space,
 seed_users = ["7", "8"]            #   users like these
 size = 1000                        # how many; or ratio = 0.1 (of the eligible), or budget = 500.0 and cost = 0.5
@@ -44,7 +46,7 @@ from duality.predicates import columns_of, parse
 
 MIN_AUDIENCE = 100
 TARGETS = ("items", "items_where", "vector", "seed_users")
-Scores = Literal["log-probability", "probability"]
+Scores = Literal["log-probability", "log-intensity", "probability"]
 
 
 class FrequencyCap(Config):
@@ -87,7 +89,11 @@ class RunSettings(Config):
     cap: int = Field(1, ge=1, description="campaigns per user at most")
     scores: Scores = Field(
         "log-probability",
-        description="what a user is worth: log p(item | user), or its calibrated probability",
+        description="what a user is worth: log p(item | user) of the next event, the same and how often the user acts, "
+        "or the calibrated probability",
+    )
+    rate_days: float = Field(
+        30.0, gt=0, allow_inf_nan=False, description="fading time of how often users act"
     )
     min_audience: int = Field(MIN_AUDIENCE, ge=1)
     consent_column: str | None = None
@@ -256,8 +262,8 @@ def _refuse_mixed_units(settings: RunSettings, campaigns: tuple[Campaign, ...], 
             raise ConfigError(
                 f"{source}: objective {unit} in a run of {settings.scores}: values could not be added"
             )
-        if unit == "probability" and (campaign.seed_users or campaign.vector):
+        if unit != "log-probability" and (campaign.seed_users or campaign.vector):
             raise ConfigError(
-                f"{source}: likeness to seed users or a vector has no probability: give items, or leave out "
-                'scores = "probability"'
+                f"{source}: likeness to seed users or a vector has no {unit}: give items, or leave out "
+                f'scores = "{unit}"'
             )

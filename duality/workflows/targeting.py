@@ -10,10 +10,13 @@ import numpy as np
 
 from duality.artifacts import fingerprint
 from duality.data.writing import iso
-from duality.errors import MissingExtraError
+from duality.errors import InputError, MissingExtraError
 from duality.index.side import Side
+from duality.intensity import FadingCounts
 from duality.targeting.outcome import Outcome
 from duality.workflows.index import Index
+
+_ACTIVITY = -2  # of a stored user, as in duality.embeddings, which would import torch
 
 
 class _Items:
@@ -32,6 +35,7 @@ class OpenedForTargeting:
 
     def __init__(self, index: Index) -> None:
         pair, self._index = index.pair, index
+        self._counted: tuple[float, np.ndarray] | None = None
         self.users, self.items = pair.users, _Items(pair.items)
         model = pair.manifest.get("model") or {}
         dataset = pair.manifest.get("dataset") or {}
@@ -62,6 +66,36 @@ class OpenedForTargeting:
         people = outcome.plan.people
         known = self.users.attributes_of(people.names(people.sample))
         return page(outcome, document, self.about, known)
+
+    def log_rates(self, ids: Sequence[str], vectors: np.ndarray, days: float) -> np.ndarray:
+        """What turns log p(item | user) into the log of takes a day, float32 [U]: how often users act, in place of the
+        lately active that the model adds to their scores.
+
+        Half an event more than there were (Jeffreys) keeps users without any from being nobody.
+
+        Raises:
+            InputError: the index has no histories, or these no time.
+        """
+        rates = self._rates(days)
+        data = self._index.dataset
+        rows = np.asarray(data.user_ids.find(list(ids)), np.int64) if data is not None else np.empty(0)
+        events = np.where(rows >= 0, np.exp(rates[rows]), 0.0)
+        added: np.ndarray = np.log((events + 0.5) / days).astype(np.float32) - vectors[:, _ACTIVITY]
+        return added
+
+    def _rates(self, days: float) -> np.ndarray:
+        """Log of the fading counts of every user of the dataset, float32."""
+        data = self._index.dataset
+        if data is None or data.event_time is None:
+            raise InputError(
+                f'{self._index.path} has no histories with times: scores = "log-intensity" counts how often users act'
+            )
+        if self._counted is None or self._counted[0] != days:
+            counts = FadingCounts(
+                np.asarray(data.event_user), np.asarray(data.event_time), data.num_users, days * 86_400
+            )
+            self._counted = days, counts.now(int(np.asarray(data.event_time).max()))
+        return self._counted[1]
 
     def probabilities(self, scores: np.ndarray, users: Sequence[str]) -> np.ndarray:
         """Calibrated probabilities float64 [U, N] of scores float [U, N], a row per user.

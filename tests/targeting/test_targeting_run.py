@@ -75,6 +75,9 @@ class MemoryIndex:
         self.users = Users([f"u{row}" for row in order], vectors[order], [attributes[row] for row in order])
         self.items = Items(["a", "b,c"], random.normal(size=(2, 4)).astype(np.float32))
 
+    def log_rates(self, ids: list[str], vectors: np.ndarray, days: float) -> np.ndarray:
+        return np.array([int(text[1:]) / days for text in ids], np.float32) - vectors[:, 0]
+
     def probabilities(self, scores: np.ndarray, users: list[str]) -> np.ndarray:
         raise InputError("no calibration")
 
@@ -117,6 +120,24 @@ def test_audience_holds_the_best_eligible_users(tmp_path: Path) -> None:
     assert document["campaigns"][0]["eligible"] == len(eligible)
     assert document["objective"] == pytest.approx(scores[best].sum(), rel=1e-6)
     assert document["gap"] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_how_often_users_act_is_added_to_what_they_want(tmp_path: Path) -> None:
+    index, run = MemoryIndex(), '[run]\nmin_audience = 1\nscores = "log-intensity"\nrate_days = 2.0\n'
+    text = run + '[[campaign]]\nid = "x"\nitems = ["a"]\nsize = 5\n'
+    target(index, write(tmp_path / "c.toml", text), tmp_path / "out")
+    scores = index.users.vectors @ index.items.vectors[0] + np.arange(30) / 2 - index.users.vectors[:, 0]
+    table = pq.read_table(tmp_path / "out" / "audience.parquet").to_pydict()
+    assert table["user"] == [f"u{row}" for row in np.argsort(-scores)[:5]]
+    np.testing.assert_allclose(table["score"], np.sort(scores)[::-1][:5], rtol=1e-5)
+    label = json.loads((tmp_path / "out" / "datalabel.json").read_text())
+    assert (
+        label["method"]["x"]
+        == "log p(item | user) + log of events a day (2 days fading), mean over the items"
+    )
+    like = run + '[[campaign]]\nid = "x"\nseed_users = ["u1"]\nsize = 5\n'
+    with pytest.raises(ConfigError, match="likeness to seed users or a vector has no log-intensity"):
+        target(index, write(tmp_path / "c.toml", like), tmp_path / "out")
 
 
 def test_two_campaigns_share_users_under_the_cap(tmp_path: Path) -> None:

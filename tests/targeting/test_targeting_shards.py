@@ -331,6 +331,21 @@ def test_vectors_come_in_the_order_asked_however_they_are_read(
     np.testing.assert_array_equal(people.places(["u00007", "u99999", "u00003"])[[3, 7, 8]], [2, 0, -1])
 
 
+def test_rates_are_those_of_the_log_behind_the_index(world: Path) -> None:
+    from duality.data.dataset import Dataset
+    from duality.workflows.targeting import open_for_targeting
+
+    index, data = open_for_targeting(world / "indexes/default"), Dataset.open(world / "datasets/default")
+    ids, vectors = next(index.users.blocks())
+    found = index.log_rates([*ids[:5], "stranger"], np.vstack([vectors[:5], vectors[:1]]), 7.0)
+    assert data.event_time is not None
+    age = (data.event_time.max() - data.event_time) / 86.4e9
+    for name, rate, activity in zip(ids[:5], found, vectors[:5, -2], strict=False):
+        mine = data.event_user == data.user_ids.find([name])[0]
+        assert rate + activity == pytest.approx(np.log((np.exp(-age[mine] / 7).sum() + 0.5) / 7), abs=1e-4)
+    assert found[5] + vectors[0, -2] == pytest.approx(np.log(0.5 / 7), abs=1e-6)
+
+
 def test_an_engine_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--engine spark: there is local and ray"):
         scoring_by(tmp_path, tmp_path, engine="spark")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from small_worlds import SMALL, synthetic_log
 
@@ -20,6 +21,7 @@ from duality.workflows.train import train
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
+import backtest
 import grid
 from study import (
     cold,
@@ -205,3 +207,34 @@ def test_every_variant_of_a_grid_is_a_recipe(path: Path) -> None:
     assert found["against"] in found["variants"]
     recipes = [load_recipe(None, [*found["settings"], *own]) for own in found["variants"].values()]
     assert len({recipe.model_dump_json() for recipe in recipes}) == len(recipes)
+
+
+def test_a_back_test_asks_who_came_afterwards(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log, until = synthetic_log(), 1_700_000_000 + 60 * 400
+    pq.write_table(log, tmp_path / "log.parquet")
+    options = ["--source", str(tmp_path / "log.parquet"), "--folder", str(tmp_path / "run")]
+    options += ["--until", str(until), "--time-column", "timestamp", "--least", "2", "--campaigns", "5"]
+    monkeypatch.setattr(sys, "argv", ["backtest.py", *options, "--recipe", str(recipe)])
+    backtest.main()
+    printed = capsys.readouterr().out
+    assert all(f"duality - {control}: precision" in printed for control in backtest.CONTROLS)
+    before, whole = (Dataset.open(tmp_path / "run" / name) for name in ("before", "whole"))
+    items, takers = backtest._campaigns(before, whole, None, 5, 2)
+    later = log.to_pandas().query("timestamp >= @until")
+    for campaign, mine in items.items():
+        assert mine == [campaign]
+        came = set(later[later.item_id == campaign].user_id)
+        assert takers[campaign] <= came
+    table = pq.read_table(tmp_path / "run/audience/audience.parquet").to_pylist()
+    took = backtest._pairs(before, {item: item for item in before.item_ids.ids(np.arange(before.num_items))})
+    assert not {(row["campaign"], row["user"]) for row in table} & {(i, u) for i in items for u in took[i]}
+
+
+def test_what_a_ranking_is_worth() -> None:
+    people = [f"u{number}" for number in range(100)]
+    precision, recall, auc, *tenths = backtest._measured(people, {"u0", "u1"})
+    assert (precision, recall, auc) == (1.0, 0.5, 1.0)
+    assert tenths == [10.0] + [0.0] * 9
+    assert backtest._measured(people, {"u99"})[2] == 0.0
