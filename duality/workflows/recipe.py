@@ -74,6 +74,7 @@ class UpdateSection(Config):
     """`[update]`: new events for an index that is there. A recipe that has it trains nothing."""
 
     events: str  # a path, as in [import]
+    where: str | None = None  # rows to keep; by default those of the import, "" keeps all
 
 
 class TargetSection(Config):

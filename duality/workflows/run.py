@@ -66,10 +66,10 @@ def _updating(recipe: Recipe, section: UpdateSection, base: Path) -> Stage:
 
     def action() -> dict[str, Any]:
         with Index.open(index, "w") as opened:
-            return opened.update(source)
+            return opened.update(source, where=section.where)
 
     # Events that are there already are passed over, so that an interrupted update is simply taken again.
-    return Stage("update", lambda: content(source), index / "index.json", action)
+    return Stage("update", lambda: [content(source), section.where], index / "index.json", action)
 
 
 def _targeting(section: TargetSection, index: Path, base: Path, folder: Path) -> Stage:
