@@ -158,7 +158,7 @@ def assign(
     write_run(out, outcome, document, page)
     emit({**document, "out": str(out)}, as_json, show_audiences)
     if outcome.shallow:
-        said = f"too few pairs to give all slots well: take all steps with --depth {4 * depth} and another --work"
+        said = f"too few pairs to give all slots well: take all steps with --depth {4 * depth}"
         click.echo(said, err=True)
     check_quotas(document)
 
