@@ -41,36 +41,43 @@ class Market:
 
 def merge(plan: Plan, shards: Shards) -> Market:
     """Join the shards of a run."""
-    counts, pairs = shards.counts, []
-    for row, campaign in enumerate(plan.file.campaigns):
-        users, values = shards.of(PAIRS, row)
-        missing = campaign.asks(int(counts[row, ELIGIBLE])) - int(counts[row, ELIGIBLE])
-        more, worth = shards.of(OTHERS, row)
-        best = (
-            np.argsort(-worth, kind="stable")[: max(missing, 0)] if campaign.expansion else np.empty(0, int)
-        )
-        counts[row, ELIGIBLE] += len(best)
-        counts[row, NOT_INCLUDED] -= len(best)
-        users, values = np.concatenate((users, more[best])), np.concatenate((values, worth[best]))
-        pairs.append((users, values, np.arange(len(users)) >= len(users) - len(best)))
+    counts = shards.counts
+    parts = [_of_campaign(plan, shards, counts, row) for row in range(len(plan.file.campaigns))]
     eligible = counts[:, ELIGIBLE]
     asked = np.array([c.asks(int(n)) for c, n in zip(plan.file.campaigns, eligible, strict=True)], np.int64)
-    room = plan.standing.capacity
+    room, slots = plan.standing.capacity, asked.clip(min=1)
     least = int(room[room > 0].min(initial=1))
-    limits = depth(np.maximum(asked, 1), least, plan.people.count, plan.per_slot)
-    enough = np.minimum(needed(np.maximum(asked, 1), least), eligible)
-    limits[asked < 1] = 0
-    chosen = [_best(users, values, limit) for (users, values, _), limit in zip(pairs, limits, strict=True)]
-    kept = np.array([len(order) for order in chosen])
-    cuts = np.full(len(chosen), -np.inf)
-    for row, order in enumerate(chosen):
-        if len(order) and len(order) < eligible[row]:
-            cuts[row] = pairs[row][1][order[-1]]
-    joined = [np.concatenate([part[n][o] for part, o in zip(pairs, chosen, strict=True)]) for n in range(3)]
-    campaign_of = np.repeat(np.arange(len(kept), dtype=np.int32), kept)
-    market = Pairs(campaign_of, joined[0].astype(np.int32), joined[1], cuts, plan.people.count)
-    whole = bool(((kept >= enough) | (asked < 1)).all())
-    return Market(market, joined[2], asked, counts, whole)
+    limits = np.where(asked < 1, 0, depth(slots, least, plan.people.count, plan.per_slot))
+    orders = [_best(users, values, limit) for (users, values, _), limit in zip(parts, limits, strict=True)]
+    kept = np.array([len(order) for order in orders])
+    cuts = np.full(len(orders), -np.inf)
+    for row in np.flatnonzero((kept > 0) & (kept < eligible)):
+        cuts[row] = parts[row][1][orders[row][-1]]
+    users, values, expanded = (
+        np.concatenate([part[column][order] for part, order in zip(parts, orders, strict=True)])
+        for column in range(3)
+    )
+    campaign = np.repeat(np.arange(len(kept), dtype=np.int32), kept)
+    whole = bool(((kept >= np.minimum(needed(slots, least), eligible)) | (asked < 1)).all())
+    pairs = Pairs(campaign, users.astype(np.int32), values, cuts, plan.people.count)
+    return Market(pairs, expanded, asked, counts, whole)
+
+
+def _of_campaign(
+    plan: Plan, shards: Shards, counts: np.ndarray, row: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Users int32 [n], values float32 [n], and bool [n] of those taken from beyond the include rule because too few match
+    it; moves these in `counts` to the eligible."""
+    campaign = plan.file.campaigns[row]
+    users, values = shards.of(PAIRS, row)
+    others, worth = shards.of(OTHERS, row)
+    eligible = int(counts[row, ELIGIBLE])
+    missing = max(campaign.asks(eligible) - eligible, 0) if campaign.expansion else 0
+    best = np.argsort(-worth, kind="stable")[:missing]
+    counts[row, ELIGIBLE] += len(best)
+    counts[row, NOT_INCLUDED] -= len(best)
+    expanded = np.repeat((False, True), (len(users), len(best)))
+    return np.concatenate((users, others[best])), np.concatenate((values, worth[best])), expanded
 
 
 def _best(users: np.ndarray, values: np.ndarray, limit: int) -> np.ndarray:
