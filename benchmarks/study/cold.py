@@ -1,8 +1,8 @@
 """Items (or users) that training never saw, known by their first users (items): the encoders beside pools of the same
 and of a one-sided model.
 
-F/cold-item/models/NAME-SEED is trained under the split `cold-item`; F/cold-item/SEED.npz has what was measured with 5
-events given, F/cold-item/SEED.json the means for 1, 3, 5 and 10. Likewise `cold-user`.
+F/cold-item/models/NAME-SEED is trained under the split `cold-item`; F/cold-item/SEED.npz has what was measured with 1,
+3, 5 and 10 events given. Likewise `cold-user`.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from torch import Tensor
 
 from duality.data.dataset import Dataset
 from duality.data.splits import split_named
-from duality.evaluation.cold import ColdQueries
+from duality.evaluation.cold import GIVEN, ColdQueries
 from duality.evaluation.comparison import compare
+from duality.evaluation.protocol import Measured
 from duality.evaluation.queries import DIRECTIONS
 from duality.evaluation.ranking import Scorer
 from duality.model.folder import ModelFolder
 from duality.runtime import num_threads, say
-from duality.workflows.cold import HEADLINE, evaluate_cold
+from duality.workflows.cold import evaluate_cold
 from duality.workflows.recipe import load_recipe
 from duality.workflows.scorers import States
 from duality.workflows.train import train, world_of
@@ -63,30 +64,28 @@ def measure_cold(data: Path, folder: Path, seeds: Sequence[int], split_name: str
         if out.exists():
             continue
         values: dict[str, np.ndarray] = {}
-        means: dict[str, Any] = {}
         for name in NAMES:
             ceiling = _ceiling() if (split_name, name) == ("cold-item", "joint") else None
             model = ModelFolder.open(folder / split.name / "models" / f"{name}-{seed}")
             for direction in DIRECTIONS:
-                part, (found, _, _) = evaluate_cold(
-                    model,
-                    dataset,
-                    split,
-                    world,
-                    direction,
-                    baselines=True,
-                    others=ceiling,
-                    ks=(10, 50),
+                _, by_events = evaluate_cold(
+                    model, dataset, split, world, direction, baselines=True, others=ceiling, ks=(10, 50)
                 )
-                values[f"{direction}/cluster"] = found.clusters
-                for place, pool in enumerate(found.pools):
-                    for scorer in found.ranks:
-                        key = f"{direction}/{pool.name}/{_called(name, scorer)}"
-                        columns = [found.names.index(metric) for metric in ASKED[direction]]
-                        values[key] = found.values(scorer, place)[:, columns].astype(np.float32)
-                means[f"{direction}/{name}"] = part["by_events"]
+                for given, (found, _, _) in by_events.items():
+                    values |= _values(name, direction, given, found)
         np.savez_compressed(out, **values)
-        out.with_suffix(".json").write_text(json.dumps(means, indent=1), encoding="utf-8")
+
+
+def _values(model: str, direction: str, given: int, found: Measured) -> dict[str, np.ndarray]:
+    """What every scorer made of the queries, by `direction/pool/given/name`, and `direction/cluster`."""
+    columns = [found.names.index(metric) for metric in ASKED[direction]]
+    return {f"{direction}/cluster": found.clusters} | {
+        f"{direction}/{pool.name}/{given}/{_called(model, scorer)}": found.values(scorer, place)[
+            :, columns
+        ].astype(np.float32)
+        for place, pool in enumerate(found.pools)
+        for scorer in found.ranks
+    }
 
 
 def _ceiling() -> Callable[[States, ColdQueries], list[Scorer]]:
@@ -109,25 +108,36 @@ def _called(model: str, scorer: str) -> str:
 
 
 def judge_cold(folder: Path, split: str) -> None:
-    """Print the joint model's encoder beside everything else, with paired differences."""
+    """Print the joint model's encoder beside everything else, with paired differences.
+
+    What was given makes a family of its own: the claims are those of five events, the others are context.
+    """
     archives = [dict(np.load(path)) for path in sorted((folder / split).glob("*.npz"))]
     tables = []
-    for direction in DIRECTIONS:
-        pools = sorted({key.split("/")[1] for key in archives[0] if key.startswith(direction)} - {"cluster"})
-        tables += [_table(split, direction, pool, archives) for pool in pools]
-    judged_together(tables)
+    for given in GIVEN:
+        family = [
+            _table(split, direction, pool, given, archives)
+            for direction in DIRECTIONS
+            for pool in sorted(
+                {key.split("/")[1] for key in archives[0] if key.startswith(direction)} - {"cluster"}
+            )
+        ]
+        judged_together(family)
+        tables += family
     for table in tables:
         title = f"{table['direction']}, {table['pool']}, {split}, {table['given']} events given"
         print_table(title, table["models"], table["comparisons"])
     (folder / split / "judged.json").write_text(json.dumps(tables, indent=1), encoding="utf-8")
 
 
-def _table(split: str, direction: str, pool: str, archives: list[dict[str, np.ndarray]]) -> dict[str, Any]:
-    prefix = f"{direction}/{pool}/"
+def _table(
+    split: str, direction: str, pool: str, given: int, archives: list[dict[str, np.ndarray]]
+) -> dict[str, Any]:
+    prefix = f"{direction}/{pool}/{given}/"
     names = [key.removeprefix(prefix) for key in archives[0] if key.startswith(prefix)]
     if split == "cold-item":  # an item without a training event: the one-sided model has no vector of it
         names.remove("one-sided: encoder")
     values = {name: np.stack([archive[prefix + name] for archive in archives]) for name in names}
     clusters = archives[0][f"{direction}/cluster"]
     report = compare(values, clusters, ASKED[direction], references=[n for n in names if n != OURS])
-    return {"direction": direction, "pool": pool, "given": HEADLINE, **report}
+    return {"direction": direction, "pool": pool, "given": given, **report}

@@ -37,9 +37,9 @@ def evaluate_cold(
     baselines: bool,
     others: Callable[[States, ColdQueries], list[Scorer]] | None = None,
     **how: Any,
-) -> tuple[dict[str, Any], tuple[Measured, World, list[Scorer]]]:
+) -> tuple[dict[str, Any], dict[int, tuple[Measured, World, list[Scorer]]]]:
     """Report of one direction: the numbers for 5 events, and under `by_events` for 1, 3, 5 and 10;
-    then what was measured for 5, the world of it, and the scorers.
+    then, by number of events, what was measured, the world of it, and the scorers.
 
     Args:
         folder: a model that was trained under the split.
@@ -75,7 +75,7 @@ def evaluate_cold(
         }
         for n, found in by_events.items()
     }
-    return part, evidence[HEADLINE]
+    return part, evidence
 
 
 def _asked(dataset: Dataset, split: Split, seed: int) -> ColdQueries:

@@ -23,7 +23,7 @@ from duality.evaluation.ranking import Scorer
 from duality.evaluation.runs import read_run
 from duality.model.folder import ModelFolder
 from duality.runtime import num_threads, say
-from duality.workflows.cold import evaluate_cold
+from duality.workflows.cold import HEADLINE, evaluate_cold
 from duality.workflows.report import about_of, check_report, details, write_report
 from duality.workflows.scorers import CentredMean, ItemEncoderScorer, ModelScorer, States
 from duality.workflows.train import dataset_of, world_of
@@ -152,9 +152,10 @@ def _cold(task: Task, direction: str) -> tuple[dict[str, Any], Evidence]:
         )
     world = world_of(task.dataset, task.division, "test")
     how = {key: value for key, value in task.how.items() if key != "candidates"}
-    return evaluate_cold(
+    part, by_events = evaluate_cold(
         task.folder, task.dataset, task.division, world, direction, baselines=task.baselines, **how
     )
+    return part, by_events[HEADLINE]
 
 
 def _dataset(folder: ModelFolder | None, data: Path | None) -> Dataset:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import tomllib
@@ -16,6 +17,8 @@ from small_worlds import SMALL, synthetic_log
 from duality.data.dataset import Dataset
 from duality.data.importing import import_events
 from duality.errors import InputError
+from duality.evaluation.cold import GIVEN
+from duality.evaluation.queries import DIRECTIONS
 from duality.workflows.recipe import load_recipe
 from duality.workflows.train import train
 
@@ -131,6 +134,9 @@ def test_cold_rows_are_compared_with_pools_of_both_models(
         others.add("joint: trained")
     else:
         others = {"one-sided: encoder", *(f"{model}: centred_mean" for model in cold.NAMES)}
+    assert {(table["direction"], table["given"]) for table in tables} == set(
+        itertools.product(DIRECTIONS, GIVEN)
+    )
     for table in tables:
         assert others <= {row["second"] for row in table["comparisons"]}
         assert {row["first"] for row in table["comparisons"]} == {cold.OURS}
