@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from duality.artifacts import checksum, fingerprint, write_json
 from duality.data.arrivals import Arrivals, arrivals
-from duality.data.dataset import FORMAT, MANIFEST, Dataset
+from duality.data.dataset import Dataset
+from duality.data.forgetting import is_forgotten
 from duality.data.ids import write_ids
 from duality.data.merging import Merged, already_there, merge, without_repeats
-from duality.data.versions import Home, link_or_copy
-from duality.data.writing import iso
+from duality.data.version_files import EVENT_ATTRIBUTES, link_side, write_arrays, write_manifest, write_table
+from duality.data.versions import Home
 from duality.errors import DataError
 
 ROLES = ("user", "item", "time", "order", "event")
@@ -37,7 +37,8 @@ class Appended:
     Args:
         home: the dataset, at its current version.
         events: how many were added.
-        dropped: reason to number; `already_there` are those that the dataset held.
+        dropped: reason to number; `already_there` are those that the dataset held, `forgotten` those of users
+            who were taken out of it.
         new_users, new_items: ids that it had not.
     """
 
@@ -91,8 +92,11 @@ def append_events(
             where=where,
             memory_limit=memory_limit,
         ) as (new, ties):
-            fresh = _fresh(home, dataset, new)
-            dropped = {**new.dropped, "already_there": len(new) - len(fresh)}
+            left = _without_forgotten(home, dataset, new)
+            fresh = _fresh(home, dataset, left)
+            dropped = {**new.dropped, "already_there": len(left) - len(fresh)}
+            if len(left) < len(new):
+                dropped["forgotten"] = len(new) - len(left)
             if not len(fresh):
                 return Appended(home, 0, dropped)
             merged = merge(dataset, fresh, ties)
@@ -112,6 +116,12 @@ def append_events(
         _clear(folder)
 
 
+def _without_forgotten(home: Home, dataset: Dataset, new: Arrivals) -> Arrivals:
+    """Without the events of users who were taken out of the dataset."""
+    gone = np.concatenate([np.zeros(dataset.num_users, bool), is_forgotten(home, new.new_users)])
+    return new.take(~gone[new.user], dataset) if gone.any() else new
+
+
 def _fresh(home: Home, dataset: Dataset, new: Arrivals) -> Arrivals:
     """The events that the dataset does not hold yet."""
     if dataset.timed:
@@ -128,62 +138,16 @@ def _write(folder: Path, dataset: Dataset, new: Arrivals, merged: Merged) -> str
     ):
         if more:
             write_ids(folder, side, [*ids.ids(np.arange(len(ids))), *more])
-            _write_table(folder / f"{side}.parquet", _with_ids(table(), more, new.told[side], side))
+            write_table(folder / f"{side}.parquet", _with_ids(table(), more, new.told[side], side))
         else:
-            for file in (f"{side}.parquet", *(f"{side}.ids.{end}" for end in _ID_FILES)):
-                link_or_copy(dataset.path / file, folder / file)
+            link_side(dataset, folder, side)
     users = dataset.num_users + len(new.new_users)
     items = dataset.num_items + len(new.new_items)
-    arrays = {
-        "user_indptr": _indptr(merged.event_user, users),
-        "item_indptr": _indptr(merged.event_item, items),
-        "event_user": merged.event_user,
-        "event_item": merged.event_item,
-        "item_event": merged.item_event,
-        "event_time": merged.event_time,
-    }
-    for name, array in arrays.items():
-        if array is not None:
-            np.save(folder / f"{name}.npy", array)
+    write_arrays(folder, merged, users, items)
     attributes = dataset.event_attributes()
     if attributes is not None:
-        _write_table(folder / "event_attributes.parquet", _with_rows(attributes, new, merged.source))
-    return _write_manifest(folder, dataset, merged, users, items)
-
-
-_ID_FILES = ("bin", "offsets.npy", "order.npy")
-
-
-def _write_manifest(folder: Path, dataset: Dataset, merged: Merged, users: int, items: int) -> str:
-    checksums = {path.name: checksum(path) for path in sorted(folder.iterdir()) if path.is_file()}
-    found = fingerprint(*(f"{name} {digest}" for name, digest in checksums.items()))
-    counts = {"users": users, "items": items, "events": len(merged.event_user)}
-    document = {
-        **dataset.manifest,
-        "format": FORMAT,
-        **counts,
-        **_time_facts(merged),
-        "fingerprint": found,
-        "checksums": checksums,
-    }
-    write_json(folder / MANIFEST, document)
-    return found
-
-
-def _time_facts(merged: Merged) -> dict[str, Any]:
-    time = merged.event_time
-    if time is None:
-        return {}
-    earlier = (np.diff(time) < 0) & (np.diff(merged.event_user) == 0)
-    return {
-        "first_event": iso(int(time.min())),
-        "last_event": iso(int(time.max())),
-        "order_disagrees_with_time": int(earlier.sum()),
-    }
-
-
-def _indptr(owner: np.ndarray, owners: int) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=owners))]).astype(np.int64)
+        write_table(folder / EVENT_ATTRIBUTES, _with_rows(attributes, new, merged.source))
+    return write_manifest(folder, dataset, merged, users, items)
 
 
 def _with_ids(table: Any, ids: list[str], told: Any, side: str) -> Any:
@@ -236,12 +200,6 @@ def _with_rows(old: Any, new: Arrivals, source: np.ndarray) -> Any:
 
     both = pa.concat_tables([old, _as_in(old.schema, new.attributes, new.name)])
     return both.take(pa.array(source))
-
-
-def _write_table(path: Path, table: Any) -> None:
-    import pyarrow.parquet as pq
-
-    pq.write_table(table, path, compression="zstd")
 
 
 def _clear(folder: Path) -> None:

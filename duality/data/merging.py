@@ -32,6 +32,17 @@ class Merged:
     item_event: np.ndarray
     source: np.ndarray
 
+    def only(self, kept: np.ndarray) -> Merged:
+        """The events that `kept`, bool [events], marks, numbered anew."""
+        number = np.cumsum(kept) - 1
+        return Merged(
+            event_user=self.event_user[kept],
+            event_item=self.event_item[kept],
+            event_time=None if self.event_time is None else self.event_time[kept],
+            item_event=number[self.item_event[kept[self.item_event]]],
+            source=self.source[kept],
+        )
+
 
 def already_there(dataset: Dataset, new: Arrivals) -> np.ndarray:
     """bool [N]: the dataset holds this event (user, item and time) and has not been met for another row.
@@ -85,14 +96,7 @@ def without_repeats(merged: Merged, users: np.ndarray, repeats: str) -> Merged:
     pair = merged.event_user[theirs].astype(np.int64) << 32 | merged.event_item[theirs]
     kept[theirs] = False
     kept[theirs[np.unique(pair, return_index=True)[1]]] = True
-    number = np.cumsum(kept) - 1
-    return Merged(
-        event_user=merged.event_user[kept],
-        event_item=merged.event_item[kept],
-        event_time=None if merged.event_time is None else merged.event_time[kept],
-        item_event=number[merged.item_event[kept[merged.item_event]]],
-        source=merged.source[kept],
-    )
+    return merged.only(kept)
 
 
 def _item_events(
