@@ -43,6 +43,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "query": ("duality.cli.query", "query", "Items for a user, or users for an item."),
     "recommend": ("duality.cli.query", "recommend", "Batch answers for a whole side."),
     "target": ("duality.cli.target", "target", "Audiences for campaigns."),
+    "forget": ("duality.cli.forget", "forget", "Take users out of everything, and prove it."),
     "run": ("duality.cli.run", "run", "Run every stage of a recipe, skipping what is up to date."),
     "doctor": ("duality.cli.doctor", "doctor", "What is installed, what works, what to install."),
 }

@@ -320,3 +320,31 @@ def _details(database: Path) -> list[str]:
         return [f"{database}: {problem}" for problem in content_problems(store)]
     finally:
         store.close()
+
+
+def held_in_copies(path: Path, name: str, ids: list[str]) -> dict[Path, NDArray[np.float32]]:
+    """Generations and snapshots of an index that hold any of `ids`, each with the vectors float32 [n, D] of these that
+    no other record there has: where two have the same, its bytes say nothing of either.
+
+    Cost: reads all vectors of those copies.
+    """
+    found = {}
+    for folder in generations.copies(path):
+        if (folder / MANIFEST).exists():
+            side = _side(folder, read_manifest(folder), name, writable=False)
+            try:
+                if held := [record["id"] for record in side.get(ids)[0]]:
+                    found[folder] = _alone(side, held)
+            finally:
+                side.close()
+    return found
+
+
+def _alone(side: Side, ids: list[str]) -> NDArray[np.float32]:
+    vectors = side.vectors(ids)
+    alone = [True] * len(ids)
+    for names, block in side.blocks():
+        for place, vector in enumerate(vectors):
+            same = (block == vector).all(axis=1).nonzero()[0].tolist()
+            alone[place] &= all(names[row] in ids for row in same)
+    return vectors[alone]

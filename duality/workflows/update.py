@@ -77,16 +77,10 @@ def update(index: Index, events: Any, *, data: Path | None = None, **reading: An
     torch.set_num_threads(num_threads())
     if not index.items.writable:
         raise InputError(f'{index.path} is open for reading: open it with mode="w"')
-    at, model = _recorded(index), index.model
-    appended, dataset, changed = _append(index, events, data, at, reading)
-    users, items = changed
-    model.grow(dataset.num_items, **codes_for(index.model_folder, dataset, model))
-    written = _to_write(index, model, dataset, items)
-    _upsert_items(index, model, dataset, written)
-    _upsert_users(index, model, dataset, users)
+    at, model = recorded_dataset(index), index.model
+    appended, dataset, (users, items) = _append(index, events, data, at, reading)
+    written = catch_up(index, appended.home, dataset, users, items)
     trained = trained_items(model, items)
-    path = os.path.relpath(appended.home.path, index.path)
-    record_dataset(index.pair, {"path": path, "fingerprint": dataset.fingerprint})
     return {
         "events": appended.events,
         "dropped": appended.dropped,
@@ -103,7 +97,27 @@ def update(index: Index, events: Any, *, data: Path | None = None, **reading: An
     }
 
 
-def _recorded(index: Index) -> dict[str, str]:
+def catch_up(index: Index, home: Home, dataset: Dataset, users: np.ndarray, items: np.ndarray) -> np.ndarray:
+    """Steps 2 to 4: store the rows whose histories changed as they are now, and the version that they are at.
+
+    Args:
+        dataset: the current version of `home`.
+        users, items: int64, rows that changed since the version that the index recorded.
+
+    Returns:
+        Rows int64 of the items whose records were written.
+    """
+    model = index.model
+    model.grow(dataset.num_items, **codes_for(index.model_folder, dataset, model))
+    written = _to_write(index, model, dataset, items)
+    _upsert_items(index, model, dataset, written)
+    _upsert_users(index, model, dataset, users)
+    path = os.path.relpath(home.path, index.path)
+    record_dataset(index.pair, {"path": path, "fingerprint": dataset.fingerprint})
+    return written
+
+
+def recorded_dataset(index: Index) -> dict[str, str]:
     """Path and fingerprint of the dataset that the index is at."""
     recorded = index.pair.manifest.get("dataset")
     if not recorded:
