@@ -20,7 +20,7 @@ from duality.targeting.spec import CampaignFile
 EXACT = 1_000_000  # pairs that an exact assignment takes
 DEPTH = 2  # pairs kept per slot beyond that, and some more
 MORE = 1_000
-SLACK = 1.25  # a threshold read from a sample keeps more than it has to
+SURE = 6  # standard errors of the sample by which a threshold keeps more than it has to
 FEW = 500  # of the sample: fewer eligible are no ground for a threshold
 
 
@@ -144,6 +144,7 @@ def _decide(plan: Plan) -> None:
     wanted = depth(sizes, int(room[room > 0].min(initial=1)), people.count, plan.per_slot)
     for row, (values, reasons) in enumerate(zip(plan.values, plan.reasons, strict=True)):
         found = values[reasons == ELIGIBLE]
-        number = int(np.ceil(wanted[row] / share * (SLACK if people.sampled else 1)))
+        number = int(np.ceil(wanted[row] / share))
+        number += int(SURE * np.sqrt(number)) if people.sampled else 0
         if number < len(found) and (number > FEW or not people.sampled):
             plan.keep[row] = np.partition(found, -number)[-number]

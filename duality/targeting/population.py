@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 # Users that are scored together. Products and sums are those of whole blocks, so that they do not
-# depend, to the last bit, on how blocks are divided among processes.
-BLOCK = 65_536
+# depend, to the last bit, on how blocks are divided among processes. Larger ones leave the caches.
+BLOCK = 16_384
 SAMPLE = 200_000  # users who stand for all where there are more: for means, curves and thresholds
 SPARSE = 256  # users for each row asked for, beyond which a read per row is faster than reading all
 VECTORS, IDS, RATES, ABOUT = "vectors.f32", "ids.arrow", "rates.npy", "population.json"

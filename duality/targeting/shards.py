@@ -109,21 +109,12 @@ def _score_block(plan: Plan, number: int, found: _Found) -> None:
         others = plan.others(campaign, worth, reasons)
         found.add(OTHERS, campaign, rows.start + others, worth[others])
     # Of all campaigns at once: a call for each costs more than the comparison.
-    place = _true_at(kept.reshape(-1))
-    worth, user = values.reshape(-1)[place], rows.start + place % kept.shape[1]
-    ends = np.cumsum([np.count_nonzero(row) for row in kept]).tolist()
+    place = np.flatnonzero(kept)
+    size = kept.shape[1]
+    worth, user = values.reshape(-1)[place], (place % size + rows.start).astype(np.int32)
+    ends = np.searchsorted(place, np.arange(1, len(kept) + 1) * size).tolist()
     for campaign, (first, last) in enumerate(pairwise((0, *ends))):
         found.add(PAIRS, campaign, user[first:last], worth[first:last])
-
-
-def _true_at(flags: np.ndarray) -> np.ndarray:
-    """Where few of many flags are set, int64: eight are looked at together, twice as fast as `numpy.flatnonzero`."""
-    if len(flags) % 8:
-        return np.flatnonzero(flags)
-    some = np.flatnonzero(flags.view(np.uint64))
-    inside = np.flatnonzero(flags.reshape(-1, 8)[some])
-    found: np.ndarray = (some[inside >> 3] << 3) + (inside & 7)
-    return found
 
 
 def _write(folder: Path, kind: str, parts: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]]) -> list[int]:
@@ -132,9 +123,9 @@ def _write(folder: Path, kind: str, parts: Sequence[Sequence[tuple[np.ndarray, n
     with open(folder / f"{kind}.rows.i32", "wb") as rows, open(folder / f"{kind}.values", "wb") as values:
         offsets = [0]
         for campaign in parts:
-            for row, value in campaign:
-                rows.write(row.astype("<i4").tobytes())
-                values.write(value.astype(dtype).tobytes())
+            if campaign:
+                np.concatenate([row for row, _ in campaign], dtype="<i4", casting="same_kind").tofile(rows)
+                np.concatenate([value for _, value in campaign], dtype=dtype).tofile(values)
             offsets.append(offsets[-1] + sum(len(row) for row, _ in campaign))
     return offsets
 
