@@ -38,6 +38,7 @@ GROUPS = 7  # 0, 1, 2-3, 4-7, 8-15, 16-31, 32 or more users so far
 ARRIVALS, INTERVALS, STATES = 6_000, 2_000, 2_048
 FEWEST = 10  # arrivals of a group that is fitted
 UNFITTED = (1.0, 1.0, 0.0)  # slope, partition, level
+STEPS, CLOSE = 60, 1e-4  # of Newton's method at most; a step that is no longer worth taking
 PRIOR = 16.0  # 1 / variance of slope and partition around 1: tens of arrivals leave them near it
 
 
@@ -123,21 +124,30 @@ def _fit(
         partition: float32 [S], -log Z(u).
         log_length: float32 [N], log of the events that an interval and a state stand for; -inf for none.
     """
-    weights, own, expected = torch.ones(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64), 0.0
-    for _ in range(30):
-        slope, share = weights.tolist()
-        exponents = (scores * slope).add_(partition * share).add_(log_length[:, None])
+    prior = PRIOR / arrivals
+    # Where scores are so wide that one cell has all the mass there is no curvature to go by: begin with them narrow.
+    start = torch.tensor([1 / max(1.0, float(scores.std())), 1.0], dtype=torch.float64)
+    weights, best, reached, expected = start, start, -float("inf"), 0.0
+    step = torch.zeros(2, dtype=torch.float64)
+    for _ in range(STEPS):
+        exponents = (scores * float(weights[0])).add_(partition * float(weights[1])).add_(log_length[:, None])
         top = exponents.max()
         chances = exponents.sub_(top).exp_()
         mass = chances.sum(dtype=torch.float64)
-        expected = float(top) + float(mass.log())
-        mean, spread = _moments(chances, mass, scores, partition)
-        gradient = arrived - mean - PRIOR / arrivals * (weights - 1)
-        step = torch.linalg.solve(spread + PRIOR / arrivals * own, gradient)
-        if step.abs().max() < 1e-4:
+        log_mass = float(top) + float(mass.log())
+        value = float(arrived @ weights) - log_mass - prior / 2 * float(((weights - 1) ** 2).sum())
+        if value < reached:  # too far: Newton's step trusts a curvature that scores of this width do not keep
+            step = step / 2
+        else:
+            mean, spread = _moments(chances, mass, scores, partition)
+            gradient = arrived - mean - prior * (weights - 1)
+            step = torch.linalg.solve(spread + prior * torch.eye(2, dtype=torch.float64), gradient)
+            step = step / step.abs().max().clamp(min=1.0)
+            best, reached, expected = weights, value, log_mass
+        if step.abs().max() < CLOSE:
             break
-        weights = weights + step / step.abs().max().clamp(min=1.0)
-    return float(weights[0]), float(weights[1]), float(np.log(arrivals)) - expected
+        weights = best + step
+    return float(best[0]), float(best[1]), float(np.log(arrivals)) - expected
 
 
 def _moments(chances: Tensor, mass: Tensor, scores: Tensor, partition: Tensor) -> tuple[Tensor, Tensor]:

@@ -110,6 +110,22 @@ def test_a_few_arrivals_leave_slope_and_partition_near_one() -> None:
     assert 0 < 1 - few < 0.1
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_wide_scores_are_weighed_too(seed: int) -> None:
+    """Scores that differ by tens, as those of a model without a partition to keep them small: Newton's step alone ran away."""
+    generator = torch.Generator().manual_seed(seed)
+    items, users = (torch.randn(rows, 4, generator=generator) for rows in (40, 60))
+    scores, partition = 15 * items @ users.T, -8 - torch.randn(60, generator=generator) / 2
+    length = torch.rand(40, generator=generator).log()
+    chances = torch.softmax((0.06 * scores + 0.8 * partition + length[:, None]).double().flatten(), 0).view(
+        40, 60
+    )
+    arrived = torch.stack(((chances * scores).sum(), (chances * partition).sum()))
+    slope, share, _ = generated._fit(100_000, arrived, scores, partition, length)
+    assert slope == pytest.approx(0.06, abs=1e-3)
+    assert share == pytest.approx(0.8, abs=0.01)
+
+
 def test_groups_double() -> None:
     users = np.array([0, 1, 2, 3, 4, 7, 8, 16, 31, 32, 5000])
     assert generated.group_of(users).tolist() == [0, 1, 2, 2, 3, 3, 4, 5, 5, 6, 6]
