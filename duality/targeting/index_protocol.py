@@ -46,6 +46,9 @@ class TargetingIndex(Protocol):
         Raises InputError where there is no score calibration. Only asked for when a run wants it.
         """
 
+    def nearest(self, vector: np.ndarray, k: int) -> Iterable[str]:
+        """Ids of k users whose inner product with a vector float32 [D] is large, as the index finds them."""
+
     def log_rates(self, ids: Sequence[str], vectors: np.ndarray, days: float) -> np.ndarray:
         """What turns log p(item | user) into the log of takes a day, float32 [U]: only asked for when a run wants it.
 

@@ -24,6 +24,7 @@ from duality.targeting.assignment import Assignment, greedy, total_value
 from duality.targeting.audience import HOLDOUT, arms, write_audience, write_excluded
 from duality.targeting.eligibility import ELIGIBLE, funnel
 from duality.targeting.merging import Market
+from duality.targeting.near import recall
 from duality.targeting.plan import Plan
 from duality.targeting.reach import overlaps, reach, rounded
 from duality.targeting.shards import Shards
@@ -117,6 +118,7 @@ def document_of(outcome: Outcome) -> dict[str, Any]:
         "greedy_unfilled": int(market.asked.sum()) - sum(map(len, by_greed)),
         "cap": outcome.file.run.cap,
         "scores": outcome.file.run.scores,
+        "scoring": outcome.file.run.scoring,
     }
 
 
@@ -124,7 +126,8 @@ def _campaign(outcome: Outcome, row: int) -> dict[str, Any]:
     campaign, market = outcome.file.campaigns[row], outcome.market
     mine, asked = outcome.assignment.pairs[row], int(market.asked[row])
     worth, price = market.pairs.value[mine], outcome.assignment.prices[row]
-    held = 0
+    near, held = outcome.plan.near, 0
+    found = None if near is None else recall(outcome.plan, row, near)
     if campaign.holdout is not None:
         held = arms(campaign, outcome.plan.people.names(outcome.users(row))).count(HOLDOUT)
     return {
@@ -141,6 +144,7 @@ def _campaign(outcome: Outcome, row: int) -> dict[str, Any]:
         "price": float(price) if len(mine) and np.isfinite(price) else None,
         "holdout": held,
         "expanded": int(market.expanded[mine].sum()),
+        "index_recall": None if found is None else {"value": found[0], "looked_for": found[1]},
     }
 
 
@@ -174,6 +178,7 @@ def _method(file: CampaignFile) -> dict[str, str]:
         "log-intensity": f"log p(item | user) + log of events a day ({file.run.rate_days:g} days fading)",
         "probability": "calibrated probability",
     }[file.run.scores]
+    unit = f"{unit}{', of the users that the index finds' if file.run.scoring == 'index' else ''}"
     words = {
         "items": f"{unit}, mean over the items",
         "items_where": f"{unit}, mean over the items that match",

@@ -13,6 +13,7 @@ import numpy as np
 
 from duality.targeting.eligibility import ELIGIBLE, NOT_INCLUDED, Standing, by_value
 from duality.targeting.index_protocol import TargetingIndex
+from duality.targeting.near import Near
 from duality.targeting.population import Population
 from duality.targeting.scoring import Scorer, average, scorer_of
 from duality.targeting.spec import CampaignFile
@@ -36,6 +37,8 @@ class Plan:
         averages: per campaign how likely the average user is (`scoring.average`).
         keep: float32 [C], pairs worth less need not be kept; -inf keeps all.
         per_slot: pairs kept per slot where an exact assignment would need too many.
+        wanted: int64 [C], pairs that are kept.
+        near: who is scored, if not everybody.
     """
 
     index: TargetingIndex
@@ -48,6 +51,17 @@ class Plan:
     averages: list[float]
     keep: np.ndarray
     per_slot: int
+    wanted: np.ndarray
+    near: Near | None = None
+
+    def values_of(self, number: int) -> tuple[slice, np.ndarray]:
+        """Rows of a block and their values float32 [C, n], NaN where they are not scored."""
+        people, scorer = self.people, self.scorer
+        if self.near is not None:
+            return people.rows(number), self.near.block(people.rows(number))
+        rows, vectors = people.block(number)
+        names = people.ids[rows].to_pylist() if scorer.calibrated else ()
+        return rows, scorer.values(self.index, vectors, names, rows)
 
     @property
     def calibrated(self) -> bool:
@@ -66,6 +80,7 @@ class Plan:
         if not self.file.campaigns[campaign].expansion or reasons is None:
             return np.empty(0, np.int64)
         kept_out = np.flatnonzero(reasons == NOT_INCLUDED)
+        kept_out = kept_out[~np.isnan(values[kept_out])]
         worth = by_value(None, values[kept_out], *self._bounds(campaign))
         return kept_out if worth is None else kept_out[worth == ELIGIBLE]
 
@@ -92,7 +107,10 @@ def plan_run(
     averages = [average(row, calibrated) for row in values]
     everybody = np.full(len(values), -np.inf, np.float32)
     reasons = np.zeros(values.shape, np.int8)
-    found = Plan(index, file, people, standing, scorer, values, reasons, averages, everybody, per_slot)
+    wanted = np.zeros(len(values), np.int64)
+    found = Plan(
+        index, file, people, standing, scorer, values, reasons, averages, everybody, per_slot, wanted
+    )
     for row, worth in enumerate(values):
         mine = found.reasons_of(row, people.sample, worth)
         reasons[row] = ELIGIBLE if mine is None else mine
@@ -133,7 +151,7 @@ def depth(sizes: np.ndarray, room: int, most: int, per_slot: int) -> np.ndarray:
 
 
 def _decide(plan: Plan) -> None:
-    """Set `keep` from the sample."""
+    """Set `wanted` and `keep` from the sample."""
     people = plan.people
     share = people.count / len(people.sample)
     eligible = [int((reasons == ELIGIBLE).sum()) for reasons in plan.reasons]
@@ -141,10 +159,10 @@ def _decide(plan: Plan) -> None:
     may = [people.count] * len(eligible) if people.sampled else eligible
     sizes = np.array([c.asks(n) for c, n in zip(plan.file.campaigns, may, strict=True)])
     room = plan.standing.capacity
-    wanted = depth(sizes, int(room[room > 0].min(initial=1)), people.count, plan.per_slot)
+    plan.wanted[:] = depth(sizes, int(room[room > 0].min(initial=1)), people.count, plan.per_slot)
     for row, (values, reasons) in enumerate(zip(plan.values, plan.reasons, strict=True)):
         found = values[reasons == ELIGIBLE]
-        number = int(np.ceil(wanted[row] / share))
+        number = int(np.ceil(plan.wanted[row] / share))
         number += int(SURE * np.sqrt(number)) if people.sampled else 0
         if number < len(found) and (number > FEW or not people.sampled):
             plan.keep[row] = np.partition(found, -number)[-number]

@@ -64,9 +64,13 @@ class Population:
     def num_blocks(self) -> int:
         return -(-self.count // BLOCK)
 
+    def rows(self, number: int) -> slice:
+        """Rows of a block."""
+        return slice(number * BLOCK, min(self.count, (number + 1) * BLOCK))
+
     def block(self, number: int) -> tuple[slice, np.ndarray]:
         """Rows of a block and their vectors, float32 [n, D]: read, since mapped pages would count as this process's memory."""
-        rows = slice(number * BLOCK, min(self.count, (number + 1) * BLOCK))
+        rows = self.rows(number)
         size = (rows.stop - rows.start) * self.dim
         vectors = np.fromfile(self.folder / VECTORS, "<f4", size, offset=4 * rows.start * self.dim)
         return rows, vectors.reshape(-1, self.dim)

@@ -33,6 +33,7 @@ from duality.targeting.index_protocol import TargetingIndex
 from duality.targeting.lists import Lists
 from duality.targeting.merging import MARKER as MERGED
 from duality.targeting.merging import Market, load, merge, save
+from duality.targeting.near import near_of
 from duality.targeting.outcome import (
     ASSIGNMENT,
     Outcome,
@@ -77,7 +78,10 @@ class Work:
     def plan(self) -> Plan:
         """Users, rules and scores of the sample; made of what `begin` gathered."""
         people, standing = Population(self.folder / "users"), Standing.load(self.folder / "users")
-        return plan_run(self.index, self.file, people, standing, self.per_slot)
+        plan = plan_run(self.index, self.file, people, standing, self.per_slot)
+        if self.file.run.scoring == "index":
+            plan = replace(plan, near=near_of(plan, self.folder / f"near-{self.per_slot}.npz"))
+        return plan
 
     def shard(self, part: Part) -> Path:
         """Folder of a shard."""

@@ -93,9 +93,7 @@ class _Found:
 
 
 def _score_block(plan: Plan, number: int, found: _Found) -> None:
-    rows, vectors = plan.people.block(number)
-    names = plan.people.ids[rows].to_pylist() if plan.scorer.calibrated else ()
-    values = plan.scorer.values(plan.index, vectors, names, rows)
+    rows, values = plan.values_of(number)
     kept = values >= plan.keep[:, None]
     for campaign, worth in enumerate(values):
         reasons = plan.reasons_of(campaign, rows, worth)

@@ -92,6 +92,9 @@ class RunSettings(Config):
         description="what a user is worth: log p(item | user) of the next event, the same and how often the user acts, "
         "or the calibrated probability",
     )
+    scoring: Literal["exact", "index"] = Field(
+        "exact", description="whether everybody is scored, or those whom the index finds"
+    )
     rate_days: float = Field(
         30.0, gt=0, allow_inf_nan=False, description="fading time of how often users act"
     )
@@ -256,6 +259,11 @@ def _refuse_repeated_ids(campaigns: tuple[Campaign, ...], path: Path) -> None:
 
 def _refuse_mixed_units(settings: RunSettings, campaigns: tuple[Campaign, ...], path: Path) -> None:
     """Values of a run are added up, so all have one unit."""
+    if settings.scoring == "index" and settings.scores != "log-probability":
+        raise ConfigError(
+            f'{path}: run: scoring = "index" finds users by log-probability, not by {settings.scores}: '
+            "leave out one of the two"
+        )
     for campaign in campaigns:
         source, unit = f"{path}: campaign '{campaign.id}'", campaign.objective or settings.scores
         if unit != settings.scores:

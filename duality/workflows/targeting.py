@@ -53,6 +53,11 @@ class OpenedForTargeting:
             str(pair.items.version),
         )
 
+    def nearest(self, vector: np.ndarray, k: int) -> list[str]:
+        """Ids of k users whose inner product with a vector float32 [D] is large, as the index finds them."""
+        ids, _ = self.users.search(vector[None], k)
+        return [name for name in ids[0].tolist() if name is not None]
+
     def page(self, outcome: Outcome, document: dict[str, Any]) -> str:
         """The report of a run on this index, as HTML.
 

@@ -81,6 +81,10 @@ class MemoryIndex:
     def probabilities(self, scores: np.ndarray, users: list[str]) -> np.ndarray:
         raise InputError("no calibration")
 
+    def nearest(self, vector: np.ndarray, k: int) -> list[str]:
+        best = np.argsort(-(self.users.vectors @ vector), kind="stable")[:k]
+        return [self.users.ids[row] for row in best]
+
 
 def write(path: Path, text: str) -> Path:
     path.write_text(text, encoding="utf-8")
