@@ -163,6 +163,39 @@ def assign(
     check_quotas(document)
 
 
+@target.command()
+@click.option("--audience", type=click.Path(path_type=Path), required=True, help="Folder of a run.")
+@click.option(
+    "--outcomes",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Who came to what: `user`, and `campaign`, `value` if told apart.",
+)
+@json_option
+def measure(audience: Path, outcomes: Path, as_json: bool) -> None:
+    """What contact changed, where users were held out at random (`holdout`)."""
+    from duality.targeting.uplift import measure as measured
+
+    emit(measured(audience, outcomes), as_json, _show_effects)
+
+
+def _show_effects(document: dict[str, Any]) -> None:
+    click.echo(
+        f"outcomes of users in an audience: {document['outcomes']:,}; of others: {document['others']:,}"
+    )
+    for campaign in document["campaigns"]:
+        sizes = f"{campaign['id']}: {campaign['treated']:,} treated, {campaign['holdout']:,} held out"
+        if not campaign["identifiable"]:
+            click.echo(f"{sizes}: {campaign['why']}")
+            continue
+        change, qini, more = campaign["effect"], campaign["qini"], campaign["incremental"]
+        click.echo(
+            f"{sizes}: {campaign['rate_treated']:.4g} a user against {campaign['rate_holdout']:.4g}, "
+            f"{change['value']:+.4g} [{change['low']:+.4g}, {change['high']:+.4g}], "
+            f"{more['value']:+,.1f} in all; Qini {qini['value']:+.4g} [{qini['low']:+.4g}, {qini['high']:+.4g}]"
+        )
+
+
 def _begun(index_path: Path | None, campaigns: Path, work_path: Path, depth: int) -> Work:
     from duality.targeting.run import begin
     from duality.workflows.targeting import open_for_targeting
@@ -182,10 +215,12 @@ def _render_market(document: dict[str, Any]) -> None:
 def show_audiences(document: dict[str, Any]) -> None:
     """Print what a run chose."""
     for campaign in document["campaigns"]:
+        found = campaign["index_recall"]
         mean = "-" if campaign["mean_score"] is None else f"{campaign['mean_score']:.4f}"
         click.echo(
             f"{campaign['id']}: {campaign['size']:,} of {campaign['asked']:,} users "
             f"({campaign['eligible']:,} eligible), mean score {mean}"
+            + (f", index recall {found['value']:.3f} of {found['looked_for']:,}" if found else "")
         )
         click.echo(
             "  " + " > ".join(f"{step['left']:,} {step['step']}" for step in _said(campaign["funnel"]))

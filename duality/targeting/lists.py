@@ -1,4 +1,4 @@
-"""Files beside a campaign file: suppression lists and past contacts.
+"""Files beside a campaign file: suppression lists, past contacts and outcomes.
 
 Reads: Parquet, or CSV with a header; paths are relative to the campaign file. A list's users are its column `user`
        (or `user_id`, or its only column); contacts have `user`, `time` and, if they are told apart, `campaign`.
@@ -68,6 +68,31 @@ class Lists:
             raise DataError("contacts need a column `time`", file=name)
         campaign = _texts(table, "campaign", name) if "campaign" in table.column_names else None
         return Contacts(_texts(table, _user_column(table, name), name), _moments(table, name), campaign)
+
+    def outcomes(self, name: str) -> list[tuple[str | None, str, float | None]]:
+        """What users came to: campaign (None where the file does not tell them apart), user, value (None likewise).
+
+        Raises:
+            DataError: it cannot be read, or lacks users, or a value is no finite number.
+        """
+        import pyarrow as pa
+
+        table = self._table(name)
+        users = _texts(table, _user_column(table, name), name)
+        campaigns: list[str | None] = [None] * len(users)
+        values: list[float | None] = [None] * len(users)
+        if "campaign" in table.column_names:
+            campaigns = list(_texts(table, "campaign", name))
+        if "value" in table.column_names:
+            try:
+                numbers = table["value"].cast(pa.float64()).to_numpy()
+            except pa.ArrowInvalid:
+                raise DataError("not a number", file=name, column="value") from None
+            wrong = np.flatnonzero(~np.isfinite(numbers))
+            if len(wrong):
+                raise DataError("not a finite number", file=name, row=int(wrong[0]) + 1, column="value")
+            values = numbers.tolist()
+        return list(zip(campaigns, users, values, strict=True))
 
     def checksum_of(self, name: str) -> str:
         """SHA-256 of a file.
