@@ -8,7 +8,7 @@ The Qini curve (Radcliffe 2007) goes through the audience best score first: afte
 minus those of the held out, scaled to as many. Its coefficient is the area between that and a straight line to the
 end, per treated user: above 0 where contact changes more among high scores.
 
-Cost:   RESAMPLES passes over an audience: 6 s for 100,000 users.
+Cost:   RESAMPLES passes over an audience: 15 s for 100,000 users.
 Shapes: A users of an audience.
 """
 
@@ -22,6 +22,7 @@ import numpy as np
 
 from duality.artifacts import checksum, read_json
 from duality.errors import DamageError, InputError
+from duality.runtime import progress
 from duality.targeting.audience import TREATED
 from duality.targeting.lists import Lists
 
@@ -93,7 +94,11 @@ def effect(arm: Arm, *, seed: int = 0) -> dict[str, Any]:
         return {**sizes, "why": NO_HOLDOUT if treated else ONE_ARM}
     rates = [float(arm.outcome[side].mean()) for side in (arm.treated, ~arm.treated)]
     rng, users = np.random.default_rng(seed), len(arm.treated)
-    resampled = np.array([_differs(arm, rng.poisson(1.0, users).astype(float)) for _ in range(RESAMPLES)])
+    resampled = np.empty((RESAMPLES, 2))
+    with progress(RESAMPLES, "bootstrap", unit="resamples") as bar:
+        for row in resampled:
+            row[:] = _differs(arm, rng.poisson(1.0, users).astype(np.float64))
+            bar.advance()
     value = _differs(arm, np.ones(len(arm.treated)))
     change, qini = (_interval(value[place], resampled[:, place]) for place in range(2))
     curve = _curve(arm, np.ones(len(arm.treated)))
