@@ -7,7 +7,9 @@ The log up to the moment is imported, trained on and indexed; `duality target` r
 campaign: an item, or all items that share a value of COLUMN, of those that had most new takers afterwards. Asked are users
 known before the moment who had not taken the campaign's items. Ours ranks by log-intensity, and
 by the log-probability of the next event alone; the same users are ranked at random, by activity, and by user-kNN (cosine with
-the takers so far). Means over campaigns, with paired 95% bootstrap intervals over them.
+the takers so far). Means over campaigns, with paired 95% bootstrap intervals over them. Then, campaign by campaign, how many
+takers the log-intensities expect, beside how many there were. What contact would have changed cannot be told:
+nobody in these logs was held out at random.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import pyarrow.parquet as pq
 from scipy import sparse
+from scipy.stats import spearmanr
 
 from duality.data.dataset import Dataset
 from duality.data.importing import import_events
@@ -54,12 +57,22 @@ def main() -> None:
     before, whole = _prepared(given)
     items, takers = _campaigns(before, whole, given.group, given.campaigns, given.least)
     say(f"{len(items)} campaigns, {sum(map(len, takers.values())):,} new takers")
-    rankings = _ranked(before, given.folder, items)
+    rankings, expected = _ranked(before, given.folder, items, _days(before, whole))
     values = {
         name: np.array([_measured(ranking[c], takers[c]) for c in items])
         for name, ranking in rankings.items()
     }
     _print(values)
+    _print_calibration(
+        expected, {c: np.array([u in takers[c] for u in rankings["duality"][c]]) for c in items}
+    )
+    print("what contact changed: not identifiable, nobody was held out at random")
+
+
+def _days(before: Dataset, whole: Dataset) -> float:
+    """From the newest event that the model may know to the end of the log."""
+    first, last = (int(np.asarray(data.event_time).max()) for data in (before, whole))
+    return (last - first) / 86_400e6
 
 
 def _prepared(given: argparse.Namespace) -> tuple[Dataset, Dataset]:
@@ -109,8 +122,11 @@ def _pairs(data: Dataset, of_item: dict[str, str]) -> dict[str, set[str]]:
     return found
 
 
-def _ranked(before: Dataset, folder: Path, items: dict[str, list[str]]) -> dict[str, dict[str, list[str]]]:
-    """For every way of ranking and every campaign, all eligible users, best first."""
+def _ranked(
+    before: Dataset, folder: Path, items: dict[str, list[str]], days: float
+) -> tuple[dict[str, dict[str, list[str]]], dict[str, np.ndarray]]:
+    """For every way of ranking and every campaign, all eligible users, best first; and how likely each of ours is
+    expected to take the item within so many days, of campaigns for one item."""
     took = _pairs(
         before, {item: value for value, mine in items.items() for item in mine} | _others(before, items)
     )
@@ -119,21 +135,27 @@ def _ranked(before: Dataset, folder: Path, items: dict[str, list[str]]) -> dict[
         (folder / f"took-{number}.csv").write_text("user\n" + "\n".join(sorted(took.get(value, {"-"}))))
         text = f"[[campaign]]\nid = {json.dumps(value)}\nitems = {json.dumps(mine)}\nquota_max = 1000000000\n"
         lines.append(f'{text}quota_min = 1\nsuppress = ["took-{number}.csv"]\n')
-    ours = {}
+    ours, expected = {}, {}
     for scores, name in OURS.items():
         run = f'[run]\nmin_audience = 1\ncap = {len(items)}\nscores = "{scores}"\n'
         (folder / "campaigns.toml").write_text("\n".join([run, *lines]))
         target(open_for_targeting(folder / "index"), folder / "campaigns.toml", folder / "audience")
-        ours[name] = _audiences(folder / "audience", list(items))
-    return {**ours, **_controls(before, items, took, ours["duality"])}
+        ours[name], worth = _audiences(folder / "audience", list(items))
+        if scores == "log-intensity":
+            alone = [value for value in items if len(items[value]) == 1]
+            expected = {value: -np.expm1(-days * np.exp(np.array(worth[value]))) for value in alone}
+    return {**ours, **_controls(before, items, took, ours["duality"])}, expected
 
 
-def _audiences(folder: Path, campaigns: list[str]) -> dict[str, list[str]]:
-    table = pq.read_table(folder / "audience.parquet", columns=["campaign", "user"]).to_pydict()
+def _audiences(folder: Path, campaigns: list[str]) -> tuple[dict[str, list[str]], dict[str, list[float]]]:
+    """Users and scores by campaign, best first."""
+    table = pq.read_table(folder / "audience.parquet", columns=["campaign", "user", "score"]).to_pydict()
     found: dict[str, list[str]] = {value: [] for value in campaigns}
-    for campaign, user in zip(table["campaign"], table["user"], strict=True):
+    worth: dict[str, list[float]] = {value: [] for value in campaigns}
+    for campaign, user, score in zip(*table.values(), strict=True):
         found[campaign].append(user)
-    return found
+        worth[campaign].append(score)
+    return found, worth
 
 
 def _others(before: Dataset, items: dict[str, list[str]]) -> dict[str, str]:
@@ -188,6 +210,30 @@ def _print(values: dict[str, np.ndarray]) -> None:
         low, high = np.percentile(difference[draws].mean(1), (2.5, 97.5), axis=0)
         words = zip(("precision", "recall", "AUC", "lift"), difference.mean(0), low, high, strict=True)
         print(f"duality - {name}: " + ", ".join(f"{w} {d:+.4f} [{a:+.4f}, {b:+.4f}]" for w, d, a, b in words))
+
+
+def _print_calibration(expected: dict[str, np.ndarray], took: dict[str, np.ndarray]) -> None:
+    """Takers expected and found: per campaign, and by tenths of all its users together, likeliest first."""
+    if not expected:
+        print("no campaign for a single item: nothing to calibrate")
+        return
+    sums = np.array([[expected[c].sum(), took[c].sum()] for c in expected])
+    log_ratio = np.log(sums[:, 1] / sums[:, 0])
+    draws = np.random.default_rng(0).integers(0, len(sums), (2000, len(sums)))
+    low, high = np.exp(np.percentile(log_ratio[draws].mean(1), (2.5, 97.5)))
+    print(
+        f"{len(sums)} campaigns for one item: {sums[:, 0].sum():,.0f} takers expected, {sums[:, 1].sum():,.0f} found"
+    )
+    print(
+        f"found / expected, geometric mean {np.exp(log_ratio.mean()):.2f} [{low:.2f}, {high:.2f}], "
+        f"middle half {np.exp(np.quantile(log_ratio, 0.25)):.2f} to {np.exp(np.quantile(log_ratio, 0.75)):.2f}, "
+        f"rank correlation {spearmanr(*sums.T).statistic:.2f}"
+    )
+    for campaign, (mean, found) in zip(expected, sums, strict=True):
+        print(f"  {campaign}: {mean:,.1f} expected, {found:,.0f} found, {found / mean:.2f}")
+    chances, hits = (np.concatenate([part[c] for c in expected]) for part in (expected, took))
+    for part in np.array_split(np.argsort(-chances, kind="stable"), 10):
+        print(f"  tenth: {chances[part].sum():,.1f} expected, {hits[part].sum():,.0f} found")
 
 
 if __name__ == "__main__":

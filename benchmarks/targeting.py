@@ -68,6 +68,9 @@ class Index:
     def __init__(self, count: int) -> None:
         self.users, self.items = Users(count), Items()
 
+    def takes(self, items: Any, days: float) -> None:
+        return None
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(

@@ -59,6 +59,13 @@ class TargetingIndex(Protocol):
         Raises InputError where the index has no histories, or these no time.
         """
 
+    def takes(self, items: Sequence[Sequence[str]], days: float) -> tuple[np.ndarray, float] | None:
+        """Events a day of each set of items lately, float64 [len(items)], and of all items; None where nobody knows.
+
+        Args:
+            days: fading time of the events that count.
+        """
+
     @property
     def moment(self) -> int:
         """Microseconds since 1970: how far the index knows; where a campaign does not say when it begins."""

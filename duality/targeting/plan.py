@@ -7,7 +7,7 @@ Shapes: C campaigns, U users, n users of the sample.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -104,6 +104,11 @@ def plan_run(
     calibrated = file.run.scores == "probability"
     scorer = scorer_of(index, people, file.campaigns, file.run.scores)
     values = _of_sample(index, people, scorer)
+    levels = _levels(index, file, people, scorer, values)
+    if levels.any():
+        # Added where blocks add them, so that the sample's values are those of the blocks to the last bit.
+        scorer = replace(scorer, levels=scorer.levels + levels)
+        values = _of_sample(index, people, scorer)
     averages = [average(row, calibrated) for row in values]
     everybody = np.full(len(values), -np.inf, np.float32)
     reasons = np.zeros(values.shape, np.int8)
@@ -115,6 +120,29 @@ def plan_run(
         mine = found.reasons_of(row, people.sample, worth)
         reasons[row] = ELIGIBLE if mine is None else mine
     _decide(found)
+    return found
+
+
+def _levels(
+    index: TargetingIndex, file: CampaignFile, people: Population, scorer: Scorer, values: np.ndarray
+) -> np.ndarray:
+    """What makes values of campaigns for items comparable between campaigns, float32 [C]: all users together are expected
+    to take the items as often as they were taken lately.
+
+    Scores compare users for one item. How much an item's popularity adds to them is chosen for the ranking, and a
+    mean of logarithms over several items has no level of its own.
+    """
+    found, asked = np.zeros(len(values), np.float32), [ids for ids, _ in scorer.items]
+    wanted = [row for row, ids in enumerate(asked) if len(ids)]
+    if scorer.calibrated or not wanted:
+        return found
+    lately = index.takes([asked[row] for row in wanted], file.run.rate_days)
+    if lately is None:
+        return found
+    takes, total = lately
+    likely = np.array([average(values[row], False) for row in wanted])
+    intensity = file.run.scores == "log-intensity"
+    found[wanted] = np.log(takes) - (likely + np.log(people.count if intensity else total))
     return found
 
 

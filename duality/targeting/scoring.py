@@ -1,7 +1,8 @@
 """How much each user is worth to each campaign.
 
 A campaign for items (named, or all that match `items_where`): mean over its items of ⟨item vector, user
-vector⟩. The stored vectors make this the mean of log p(item | user), comparable across users and across campaigns.
+vector⟩. The stored vectors make this the mean of log p(item | user) up to a number per campaign, comparable across users;
+what makes it comparable across campaigns is added to it (`plan.plan_run`), where the index knows how often items are taken.
 
 A campaign for users like its seeds: ⟨mean of centred seed vectors, centred user vector⟩, the
 mean of the population taken off first because vectors share one large common direction, which

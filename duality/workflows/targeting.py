@@ -88,6 +88,23 @@ class OpenedForTargeting:
         added: np.ndarray = np.log((events + 0.5) / days).astype(np.float32) - vectors[:, _ACTIVITY]
         return added
 
+    def takes(self, items: Sequence[Sequence[str]], days: float) -> tuple[np.ndarray, float] | None:
+        """Events a day of each set of items lately, float64 [len(items)], and of all items; None without histories, or
+        times in them. Half an event more than there were keeps an item without any from being impossible.
+        """
+        data = self._index.dataset
+        if data is None or data.event_time is None:
+            return None
+        counts = FadingCounts(
+            np.asarray(data.event_item), np.asarray(data.event_time), data.num_items, days * 86_400
+        )
+        events = np.exp(counts.now(int(np.asarray(data.event_time).max())).astype(np.float64))
+        found = []
+        for names in items:
+            rows = np.asarray(data.item_ids.find(list(names)), np.int64)
+            found.append((events[rows[rows >= 0]].sum() + 0.5) / days)
+        return np.array(found), float(events.sum() / days)
+
     def _rates(self, days: float) -> np.ndarray:
         """Log of the fading counts of every user of the dataset, float32."""
         data = self._index.dataset

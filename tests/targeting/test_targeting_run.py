@@ -81,6 +81,9 @@ class MemoryIndex:
     def probabilities(self, scores: np.ndarray, users: list[str]) -> np.ndarray:
         raise InputError("no calibration")
 
+    def takes(self, items: list[list[str]], days: float) -> tuple[np.ndarray, float] | None:
+        return None
+
     def nearest(self, vector: np.ndarray, k: int) -> list[str]:
         best = np.argsort(-(self.users.vectors @ vector), kind="stable")[:k]
         return [self.users.ids[row] for row in best]
@@ -107,6 +110,36 @@ id = "like ü"
 seed_users = ["u1", "u2"]
 size = 4
 """
+
+
+class Counted(MemoryIndex):
+    """Item a was taken twice a day lately, the other ten times, of a hundred events."""
+
+    def takes(self, items: list[list[str]], days: float) -> tuple[np.ndarray, float] | None:
+        return np.array([sum({"a": 2.0, "b,c": 10.0}[item] for item in names) for names in items]), 100.0
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [("log-probability", [0.02, 0.1, 0.12]), ("log-intensity", [2.0 / 30, 10.0 / 30, 12.0 / 30])],
+)
+def test_values_add_up_to_what_was_taken_lately(scores: str, expected: list[float], tmp_path: Path) -> None:
+    """Of all users the mean probability is the items' share of events, and their intensities are their takes a day."""
+    asked = [("a", '["a"]'), ("b", '["b,c"]'), ("both", '["a", "b,c"]')]
+    lines = [f'[[campaign]]\nid = "{name}"\nitems = {items}\nquota_max = 30\n' for name, items in asked]
+    text = f'[run]\nmin_audience = 1\ncap = 3\nscores = "{scores}"\n' + "".join(lines)
+    target(Counted(), write(tmp_path / "c.toml", text), tmp_path / "out")
+    rows = pq.read_table(tmp_path / "out/audience.parquet").to_pylist()
+    for (name, _), mean in zip(asked, expected, strict=True):
+        worth = np.exp([row["score"] for row in rows if row["campaign"] == name])
+        assert len(worth) == 30
+        assert worth.mean() == pytest.approx(mean, rel=1e-5)
+    target(MemoryIndex(), write(tmp_path / "c.toml", text), tmp_path / "plain")
+    plain = {
+        (r["campaign"], r["user"]): r["rank"]
+        for r in pq.read_table(tmp_path / "plain/audience.parquet").to_pylist()
+    }
+    assert all(plain[row["campaign"], row["user"]] == row["rank"] for row in rows)
 
 
 def test_audience_holds_the_best_eligible_users(tmp_path: Path) -> None:
@@ -212,6 +245,7 @@ def test_unfilled_slots_are_reported_and_gated(tmp_path: Path) -> None:
         "price": 0,
         "holdout": 0,
         "expanded": 0,
+        "index_recall": None,
     }
     with pytest.raises(GateError, match="'wide' 30 of 50"):
         check_quotas(document)

@@ -226,6 +226,9 @@ def test_a_back_test_asks_who_came_afterwards(
     backtest.main()
     printed = capsys.readouterr().out
     assert all(f"duality - {control}: precision" in printed for control in backtest.CONTROLS)
+    assert "takers expected" in printed
+    assert printed.count("  tenth: ") == 10
+    assert "not identifiable" in printed
     before, whole = (Dataset.open(tmp_path / "run" / name) for name in ("before", "whole"))
     items, takers = backtest._campaigns(before, whole, None, 5, 2)
     later = log.to_pandas().query("timestamp >= @until")
