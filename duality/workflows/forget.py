@@ -103,17 +103,22 @@ def places_of(index: Path | None, data: Path | None, models: Sequence[Path]) -> 
         with Index.open(index) as opened:
             manifest = opened.pair.manifest
         if data is None and manifest.get("dataset"):
-            data = index / manifest["dataset"]["path"]
+            data = _beside(index, manifest["dataset"]["path"])
         recorded = manifest.get("model")
         if recorded and (index / recorded["path"] / "config.json").exists():
-            found.append(index / recorded["path"])
+            found.append(_beside(index, recorded["path"]))
     if data is None and found:
         folder = ModelFolder.open(found[0])
-        data = folder.path / folder.config["data"]["path"]
+        data = _beside(folder.path, folder.config["data"]["path"])
     if data is None and index is None:
         raise InputError("nowhere to look: give --index, --data or --model")
     unique = {folder.resolve(): folder for folder in found}
     return Places(None if data is None else Home.open(data).path, list(unique.values()), index)
+
+
+def _beside(folder: Path, recorded: str) -> Path:
+    """A path that a folder recorded relative to itself, as people would write it."""
+    return Path(os.path.normpath(folder / recorded))
 
 
 def _check_known(places: Places, users: Sequence[str]) -> None:

@@ -276,7 +276,8 @@ def test_contradictions_are_refused_before_anything_starts(tmp_path: Path, text:
 @given(st.data())
 @settings(max_examples=40, deadline=None)
 def test_no_rule_is_ever_broken(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
-    """Whatever is asked, suppressed and over-contacted users never appear, and caps hold."""
+    """Whatever is asked, suppressed and over-contacted users never appear, caps hold, and whoever a hash holds out is held
+    out wherever the salt is the same."""
     tmp_path = tmp_path_factory.mktemp("any")
     users = [f"u{row}" for row in range(30)]
     optout = data.draw(st.sets(st.sampled_from(users), max_size=10))
@@ -290,9 +291,11 @@ def test_no_rule_is_ever_broken(tmp_path_factory: pytest.TempPathFactory, data: 
         f'[run]\nmin_audience = 1\ncap = {cap}\nsuppress = ["optout.csv"]\ncontacts = "contacts.parquet"\n'
         f"frequency_cap = {{n = {limit}, days = 7.0}}\n"
     )
+    share = data.draw(st.floats(0.05, 0.95))
     for number in range(data.draw(st.integers(1, 4))):
         size = data.draw(st.integers(1, 30))
         text += f'[[campaign]]\nid = "c{number}"\nitems = ["{data.draw(st.sampled_from(["a", "b,c"]))}"]\nsize = {size}\n'
+        text += f'holdout = {{fraction = {share}, salt = "spring"}}\n'
     try:
         _, audience = run(tmp_path, text)
     except GateError:  # an audience under the floor
@@ -304,3 +307,6 @@ def test_no_rule_is_ever_broken(tmp_path_factory: pytest.TempPathFactory, data: 
         assert audience["user"].count(user) <= min(cap, limit - recent.count(user))
     pairs = list(zip(audience["campaign"], audience["user"], strict=True))
     assert len(set(pairs)) == len(pairs)
+    kept_out = {user for user in users if held_out(Holdout(fraction=share, salt="spring"), "any", user)}
+    for user, arm in zip(audience["user"], audience["arm"], strict=True):
+        assert (arm == "holdout") == (user in kept_out)
