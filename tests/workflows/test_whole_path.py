@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from processes import command
 
 import duality
 from duality.data.dataset import Dataset
@@ -24,9 +25,7 @@ from duality.workflows.index import Index
 def run(world: Path, *args: str, code: int = 0) -> subprocess.CompletedProcess[str]:
     """The command in its own process, started in `world`."""
     environment = {**os.environ, "DUALITY_HOME": str(world), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "duality.cli.main", *args], capture_output=True, text=True, env=environment
-    )
+    done = command(*args, env=environment)
     assert done.returncode == code, done.stderr
     if code:
         assert done.stderr.count("\n") == 1, done.stderr
