@@ -24,7 +24,16 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SETTINGS = [part for setting in SMALL for part in ("--set", setting)]
 SMALLER = {
-    "duality demo": ["--set", "train.epochs=1", "--set", "model.dim=16", "--set", "train.rows=4000"],
+    "duality demo": [
+        part
+        for setting in (
+            "train.epochs=1",
+            "model.dim=16",
+            "train.rows=4000",
+            "evaluate.direction=user-to-item",
+        )
+        for part in ("--set", setting)
+    ],
     "duality train": SETTINGS,
     "duality run": [*SETTINGS, "--set", "import.source=log", "--set", "evaluate.baselines=false"],
 }
