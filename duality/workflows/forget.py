@@ -159,7 +159,9 @@ def _renamed_data(path: Path, home: Home) -> None:
     """Let a model name the version it was trained on as it is now, if its split is still the same for the others."""
     folder = ModelFolder.open(path)
     recorded, split = folder.config["data"], str(folder.config["split"]["name"])
-    version = home.folder(recorded["fingerprint"])
+    # The dataset knows its versions by the fingerprints they had before anybody was taken out.
+    known_as = recorded.get("known_as", recorded["fingerprint"])
+    version = home.folder(known_as)
     if version is None or not home.forgotten:
         return
     now = Dataset.open(version).fingerprint
@@ -170,7 +172,7 @@ def _renamed_data(path: Path, home: Home) -> None:
             f"{path} was trained for {split}, which draws anew among those who are left: train it again to evaluate it"
         )
         return
-    data = {**recorded, "path": os.path.relpath(version, path), "fingerprint": now}
+    data = {**recorded, "path": os.path.relpath(version, path), "fingerprint": now, "known_as": known_as}
     write_json(path / "config.json", {**folder.config, "data": data})
 
 

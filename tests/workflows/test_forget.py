@@ -122,6 +122,20 @@ def test_a_model_is_evaluated_and_built_from_without_them(root: Path) -> None:
         index.recommend_items(GONE)
 
 
+def test_one_after_the_other_is_both(root: Path) -> None:
+    """Versions have other fingerprints each time, and models and indexes still find theirs."""
+    index = root / "indexes/default"
+    for user in (GONE, "u4"):
+        forget([user], index=index)
+        assert duality.evaluate(root / "models/default", baselines=False)["user-to-item"]["queries"] > 40
+    assert look_for([GONE, "u4"], index=index).traces == []
+    with duality.Index.open(index, "w") as opened:
+        assert opened.update(log(("u5", "i7", LATER + 99)))["events"] == 1
+    left = set(vectors(root, "users"))
+    assert len(left) == 58
+    assert not left & {GONE, "u4"}
+
+
 @pytest.mark.parametrize("known", ["id", "id,age"])
 def test_a_model_that_knew_them_by_id_forgets_them(tmp_path: Path, known: str) -> None:
     table = known_log()
