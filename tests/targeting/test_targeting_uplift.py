@@ -15,6 +15,7 @@ from test_targeting_shards import many_users
 
 from duality.cli.target import target as command
 from duality.errors import DamageError, DataError, InputError
+from duality.targeting import uplift
 from duality.targeting.run import target
 from duality.targeting.uplift import Arm, effect, measure
 
@@ -36,6 +37,11 @@ def audience(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("uplift")
     target(many_users(8_000), write(folder / "c.toml", CAMPAIGNS), folder / "out")
     return folder / "out"
+
+
+@pytest.fixture(autouse=True)
+def fewer_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uplift, "RESAMPLES", 250)
 
 
 def drawn(rng: np.random.Generator, users: int, base: float, gain: np.ndarray, held: float = 0.3) -> Arm:
