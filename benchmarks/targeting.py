@@ -80,6 +80,7 @@ def main() -> None:
     parser.add_argument("--campaigns", type=int, default=100)
     parser.add_argument("--size", type=int, default=100_000)
     parser.add_argument("--cap", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5, help="of the passes, in turn; medians are told")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--folder", type=Path, required=True)
     given = parser.parse_args()
@@ -91,14 +92,19 @@ def main() -> None:
     with ProcessPoolExecutor(given.workers, mp_context=get_context("spawn")) as pool:
         for step in (_read, _multiply, _score):  # the plan is made, and everybody is awake
             list(pool.map(partial(_part, how, step, None), range(given.workers)))
-        seconds = {step.__name__: _pass(pool, how, step, given.folder) for step in (_read, _multiply, _score)}
+        steps = (_read, _multiply, _score)
+        rounds = [[_pass(pool, how, step, given.folder) for step in steps] for _ in range(given.rounds)]
+        seconds = dict(zip((step.__name__ for step in steps), np.median(rounds, axis=0), strict=True))
+        ratios = [score / multiply for _, multiply, score in rounds]
         worker = max(pool.map(_resident, range(given.workers)))
     print(f"reading                {seconds['_read']:6.2f} s")
     print(f"and multiplying        {seconds['_multiply']:6.2f} s")
     print(
         f"scoring pass           {seconds['_score']:6.2f} s, {given.users / seconds['_score'] / 1e6:.1f} million users/s"
     )
-    print(f"ratio                  {seconds['_score'] / seconds['_multiply']:6.2f}")
+    print(
+        f"ratio                  {np.median(ratios):6.2f}, round by round {', '.join(f'{r:.2f}' for r in ratios)}"
+    )
     plan = _plan(how)
     folders = [given.folder / "shards" / Part(n, SHARDS).name for n in range(1, SHARDS + 1)]
     market = _timed("merged", merge, plan, Shards(folders, "run", plan.people.num_blocks))

@@ -8,6 +8,7 @@ Shapes: C campaigns, U users, n users of the sample.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -66,6 +67,16 @@ class Plan:
     @property
     def calibrated(self) -> bool:
         return self.file.run.scores == "probability"
+
+    @cached_property
+    def restricted(self) -> list[int]:
+        """Campaigns that something may keep users out of."""
+        bounded = (self._bounds(campaign) != (None, None) for campaign in range(len(self.averages)))
+        return [
+            n
+            for n, (why, bound) in enumerate(zip(self.standing.failing, bounded, strict=True))
+            if why or bound
+        ]
 
     def reasons_of(self, campaign: int, rows: slice | np.ndarray, values: np.ndarray) -> np.ndarray | None:
         """int8 [n], places in `REASONS`, of users with values float32 [n]; None where all may be had."""

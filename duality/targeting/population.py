@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 # Users that are scored together. Products and sums are those of whole blocks, so that they do not
 # depend, to the last bit, on how blocks are divided among processes. Larger ones leave the caches.
-BLOCK = 16_384
+BLOCK = 8_192
 SAMPLE = 200_000  # users who stand for all where there are more: for means, curves and thresholds
 SPARSE = 256  # users for each row asked for, beyond which a read per row is faster than reading all
 VECTORS, IDS, RATES, ABOUT = "vectors.f32", "ids.arrow", "rates.npy", "population.json"

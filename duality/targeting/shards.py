@@ -95,11 +95,12 @@ class _Found:
 def _score_block(plan: Plan, number: int, found: _Found) -> None:
     rows, values = plan.values_of(number)
     kept = values >= plan.keep[:, None]
-    for campaign, worth in enumerate(values):
+    # Per campaign only where there is something to ask: a call for each costs as much as comparing its values.
+    found.counts[np.delete(np.arange(len(values)), plan.restricted), ELIGIBLE] += values.shape[1]
+    for campaign in plan.restricted:
+        worth = values[campaign]
         reasons = plan.reasons_of(campaign, rows, worth)
-        if reasons is None:
-            found.counts[campaign, ELIGIBLE] += len(worth)
-            continue
+        assert reasons is not None
         found.counts[campaign] += np.bincount(reasons, minlength=len(REASONS))
         kept[campaign] &= reasons == ELIGIBLE
         outside = np.flatnonzero(reasons)
