@@ -17,7 +17,10 @@ import duality
 from duality.data.dataset import Dataset
 from duality.errors import InputError, UnknownIdError
 from duality.index.pair import held_in_copies
+from duality.model import forgetting
 from duality.model.folder import ModelFolder
+from duality.training.checkpoint import FOLDER
+from duality.training.loop import BANKS
 from duality.workflows import forget as workflow
 from duality.workflows.forget import forget, look_for
 
@@ -176,6 +179,10 @@ def _embedded(root: Path, name: str) -> dict[str, np.ndarray]:
         user: np.array(vector)[:16]
         for user, vector in zip(*map(pa.Table.to_pydict(table).get, ("id", "vector")))
     }
+
+
+def test_what_an_unfinished_training_leaves_is_known_by_the_names_that_it_has() -> None:
+    assert forgetting.STATES == (FOLDER, BANKS)
 
 
 @pytest.mark.parametrize("step", ["_from_model", "_from_index", "catch_up", "traces"])
