@@ -40,7 +40,7 @@ ONE_SIDED = {
 }
 SHAPE = {"num_blocks": 2, "num_heads": 1, "dropout": 0.2}
 LOW = {"precision": "bfloat16"}
-BCE = {"kind": "bce", "negatives": 128}
+BCE = {"kind": "bce", "own_negatives": 1}
 OURS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "ours, SASRec's block, BCE": ({"name": "sasrec", "max_length": LENGTH, **SHAPE}, BCE, {}),
     "ours, default encoder, BCE": ({"hidden": 64, **SHAPE}, BCE, {}),

@@ -2,7 +2,7 @@
 
 Memory is linear in L: torch's fused kernel never stores the L x L weights, and where it cannot be used (dropout on a
 processor, other weights than softmax) they exist BLOCK rows at a time and are made again for the gradients. Sequences of up to
-AT_ONCE rows do store theirs there.
+AT_ONCE rows do store theirs there (`DenseAttention`, where weights are dropped).
 
 Shapes: P packed rows, H heads, K dimensions of a head, L rows of a sequence, n sequences of a run.
 """
@@ -18,11 +18,12 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from duality.encoders.base import Layout, Run
+from duality.encoders.dense_attention import AT_ONCE, DenseAttention
 from duality.encoders.dropout import dropout
 
 Attend = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 Parts = tuple[Tensor, Tensor, Tensor]  # queries, keys and values of a run, float [n, H, L, K]
-AT_ONCE, BLOCK = 512, 256
+BLOCK = 256
 
 
 def packed_attention(
@@ -40,6 +41,11 @@ def packed_attention(
     Returns:
         float [P, H, K].
     """
+
+    short = max((length for _, _, length in layout.runs), default=0) <= AT_ONCE
+    if share and short and value.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
+        mixed: Tensor = DenseAttention.apply(query_key, value, layout.runs, causal, share)
+        return mixed
 
     def attend(run: Run, parts: Parts) -> Tensor:
         if run[2] == 1 and not share:

@@ -16,10 +16,14 @@ def dropout(rows: Tensor, share: float) -> Tensor:
     """Rows of any shape with about `share` of the numbers set to 0 and the others scaled up."""
     if rows.device.type != "cpu":
         return functional.dropout(rows, share)
+    return rows * dropout_factors(rows, share)
+
+
+def dropout_factors(rows: Tensor, share: float) -> Tensor:
+    """What dropout multiplies rows on a processor with: 0, or what makes up for those."""
     steps = min(round(share * STEPS), STEPS - 1)
     # Compared as floats and multiplied: comparing bytes and filling by a mask costs five times as much.
-    kept = _bytes(rows).to(rows.dtype).ge_(steps).mul_(STEPS / (STEPS - steps))
-    return rows * kept
+    return _bytes(rows).to(rows.dtype).ge_(steps).mul_(STEPS / (STEPS - steps))
 
 
 def _bytes(rows: Tensor) -> Tensor:

@@ -8,8 +8,12 @@ Shapes: P packed rows, H heads, K dimensions of a head (even).
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
+
+LONGEST = 1 << 14  # places that a table is kept for
 
 
 def rotations(
@@ -27,6 +31,18 @@ def rotations(
         complex64 (or 128) [P, K / 2]. Angles are taken in float64: in float32 a row 10,000 back would be
         off by 1e-3 radians.
     """
+    # A batch has thousands of rows at a few hundred places.
+    if positions.device.type == "cpu" and len(positions) > 0 and (last := int(positions.max())) < LONGEST:
+        return _table(1 << last.bit_length(), head_dim, of, base)[positions]
+    return _turns(positions, head_dim, of, base)
+
+
+@lru_cache(maxsize=8)
+def _table(length: int, head_dim: int, of: torch.dtype, base: float) -> Tensor:
+    return _turns(torch.arange(length), head_dim, of, base)
+
+
+def _turns(positions: Tensor, head_dim: int, of: torch.dtype, base: float) -> Tensor:
     frequency = base ** (
         -torch.arange(0, head_dim, 2, dtype=torch.float64, device=positions.device) / head_dim
     )

@@ -34,7 +34,7 @@ from duality.model.live import Live
 from duality.model.loss_config import LossConfig
 from duality.model.losses import competition_loss, cycle_loss, partition_among, softmax_loss
 from duality.model.negatives import draw_negatives
-from duality.model.pair_losses import gbce_power, pair_loss
+from duality.model.pair_losses import PairKind, gbce_power, own_pair_loss, pair_loss
 from duality.model.ranks import Alone
 from duality.model.rivals import Rivals
 from duality.model.two_sided import TwoSided
@@ -153,7 +153,9 @@ class Objective:
         targets = vectors if wanted is None else vectors[asked]
         drawn = self._item_candidates(batch.members[asked], states, self.config.negatives, self.sampler)
         if self.config.next_item:
-            losses["next_item"], log_partition = self._next_item(states, targets, drawn, own)
+            losses["next_item"], log_partition = self._next_item(
+                states, batch.members[asked], targets, drawn, own
+            )
         if self.config.two_sided:
             if log_partition is None:
                 log_partition = self.model.log_partition(before)
@@ -191,7 +193,7 @@ class Objective:
         return np.concatenate((live.row, hidden)), torch.cat((live.state, found))
 
     def _next_item(
-        self, states: Tensor, vectors: Tensor, drawn: Drawn, own: slice
+        self, states: Tensor, items: np.ndarray, vectors: Tensor, drawn: Drawn, own: slice
     ) -> tuple[Tensor, Tensor | None]:
         """Loss of the next item over this process's own rows, as their share of all, and log Z float [P]
         where that comes with it."""
@@ -204,20 +206,21 @@ class Objective:
                 states, vectors, candidates, column, offset=offset, trust=config.trust
             )
             return loss * (len(states) / total), self.ranks.gather(log_partition)
-        num_items, power = len(self.model.item_table), 1.0
+        num_items, shape = len(self.model.item_table), {"per_positive": config.per_positive, "power": 1.0}
         if config.kind == "gbce":
-            power = gbce_power(config.per_positive, num_items, config.calibration)
-        loss = pair_loss(
-            "bpr" if config.kind == "bpr" else "bce",
-            states,
-            vectors,
-            candidates,
-            column,
-            offset.exp() / num_items,
-            per_positive=config.per_positive,
-            power=power,
-        )
+            shape["power"] = gbce_power(config.per_positive, num_items, config.calibration)
+        kind: PairKind = "bpr" if config.kind == "bpr" else "bce"
+        if config.own_negatives:
+            loss = own_pair_loss(kind, states, vectors, self._own_negatives(items[own]), **shape)
+        else:
+            loss = pair_loss(kind, states, vectors, candidates, column, offset.exp() / num_items, **shape)
         return loss * (len(states) / total), None
+
+    def _own_negatives(self, items: np.ndarray) -> Tensor:
+        """Vectors float [P, n, D] drawn for each row from all items but its own, int [P]."""
+        table, shape = self.model.item_table, (len(items), self.config.own_negatives)
+        drawn = self.rng.integers(len(table) - 1, size=shape)
+        return functional.embedding(self._tensor(drawn + (drawn >= items[:, None])), table)
 
     def _item_candidates(self, items: np.ndarray, states: Tensor, wanted: int, sampler: Sampler) -> Drawn:
         """Items that compete for each state: vectors [M, D], the column of each row's own item

@@ -333,6 +333,5 @@ def before_each(states: Tensor, empty: Tensor, layout: Layout) -> Tensor:
         float [P, D], D of the states; row r holds nothing of event r or later.
     """
     shifted = torch.cat((empty[None], states[:-1]))
-    first = torch.zeros(states.shape[0], 1, dtype=torch.bool, device=states.device)
-    first[torch.from_numpy(layout.offsets[:-1]).to(states.device)] = True
-    return torch.where(first, empty, shifted)
+    first = torch.from_numpy(layout.offsets[:-1]).to(states.device)
+    return shifted.index_copy(0, first, empty.expand(len(first), -1).to(states.dtype))

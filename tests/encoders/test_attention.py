@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from duality.encoders import attention
+from duality.encoders import attention, dense_attention
 from duality.encoders.attention import packed_attention
 from duality.encoders.base import Layout
 
@@ -42,16 +42,34 @@ def test_states_and_gradients_are_those_of_torch(causal: bool) -> None:
         torch.testing.assert_close(one, other)
 
 
+@pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("at_once", [512, 5])
 def test_gradients_with_dropped_weights_are_those_of_what_was_drawn(
-    at_once: int, monkeypatch: pytest.MonkeyPatch
+    at_once: int, causal: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attention, "AT_ONCE", at_once)
+    monkeypatch.setattr(dense_attention, "BLOCK", 6)
     inputs, layout = rows(), Layout(LENGTHS)
 
     def attend(query_key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         torch.manual_seed(5)  # the same draw for every difference quotient
-        return packed_attention(query_key, value, layout, share=0.3)
+        return packed_attention(query_key, value, layout, causal=causal, share=0.3)
 
     assert torch.autograd.gradcheck(attend, inputs)
-    assert not torch.allclose(attend(*inputs), packed_attention(*inputs, layout))
+    assert not torch.allclose(attend(*inputs), packed_attention(*inputs, layout, causal=causal))
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("heads", [1, 2])
+def test_stored_weights_with_nothing_dropped_are_those_of_torch(
+    causal: bool, heads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dense_attention, "BLOCK", 6)
+    inputs, layout = [part[..., :heads, :].detach().requires_grad_() for part in rows()], Layout(LENGTHS)
+    found = dense_attention.DenseAttention.apply(*inputs, layout.runs, causal, 0.0)
+    expected = oracle(*inputs, causal)
+    torch.testing.assert_close(found, expected)
+    weights = torch.randn_like(found)
+    ours, theirs = (torch.autograd.grad((out * weights).sum(), inputs) for out in (found, expected))
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other)

@@ -1,0 +1,128 @@
+"""Attention with dropped weights on a processor: the weights are stored, the gradients written out.
+
+Autograd of the written-out form spends more on masks, views and copies than on products; one function for all runs of a
+batch takes two thirds of its time. Sequences go a block of rows at a time, so that little is computed of what lies ahead.
+
+Shapes: P packed rows, H heads, K dimensions of a head, L rows of a sequence, n sequences of a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from duality.encoders.base import Run
+from duality.encoders.dropout import dropout_factors
+
+AT_ONCE, BLOCK = 512, 96
+Block = tuple[
+    slice, Tensor, Tensor | None
+]  # rows, their weights [n H, b, e], what dropout multiplied those with
+
+
+class DenseAttention(torch.autograd.Function):
+    """Softmax attention inside each sequence.
+
+    `apply(query_key, value, runs, causal, share)`: float [P, 2, H, K], float [P, H, K], runs of up to AT_ONCE rows a
+    sequence, whether a row sees only itself and what came before, share of the weights that is dropped; to float [P, H, K].
+    Memory: two numbers a weight, kept for the gradients.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, query_key: Tensor, value: Tensor, runs: list[Run], causal: bool, share: float
+    ) -> Tensor:
+        ctx.save_for_backward(query_key, value)
+        ctx.runs, ctx.stored, made = runs, [], []
+        for query, key, values in _parts(runs, *query_key.unbind(1), value):
+            blocks, mixed = [], torch.empty_like(values)
+            for rows in _blocks(query.shape[1], causal):
+                known = slice(rows.stop if causal else None)
+                weights = _weights(query, key, rows, known, causal)
+                kept = dropout_factors(weights, share) if share else None
+                torch.bmm(_thinned(weights, kept), values[:, known], out=mixed[:, rows])
+                blocks.append((rows, weights, kept))
+            ctx.stored.append(blocks)
+            made.append(mixed)
+        return _packed(runs, made, value)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        query_key, value = ctx.saved_tensors
+        parts = _parts(ctx.runs, *query_key.unbind(1), value, gradient)
+        made = [_gradients(blocks, *part) for blocks, part in zip(ctx.stored, parts, strict=True)]
+        to_query, to_key, to_value = (_packed(ctx.runs, pieces, value) for pieces in zip(*made, strict=True))
+        return torch.stack((to_query, to_key), 1), to_value, None, None, None
+
+
+def _weights(query: Tensor, key: Tensor, rows: slice, known: slice, causal: bool) -> Tensor:
+    """Softmax of the scores of some rows among the keys they know, float [n H, b, e]."""
+    ahead = _ahead(query.dtype)[:, rows, known] if causal else query.new_zeros(())
+    scale = query.shape[2] ** -0.5
+    return torch.baddbmm(ahead, query[:, rows], key[:, known].transpose(1, 2), alpha=scale).softmax(2)
+
+
+def _gradients(
+    blocks: list[Block], query: Tensor, key: Tensor, values: Tensor, gradient: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of queries, keys and values, each float [n H, L, K]."""
+    scale = query.shape[2] ** -0.5
+    to_query = torch.empty_like(query)
+    to_key, to_value = torch.zeros_like(key), torch.zeros_like(values)
+    for rows, weights, kept in blocks:
+        known = slice(weights.shape[2])
+        asked = gradient[:, rows]
+        to_value[:, known].baddbmm_(_thinned(weights, kept).transpose(1, 2), asked)
+        to_weights = _thinned(torch.bmm(asked, values[:, known].transpose(1, 2)), kept)
+        to_scores = torch._softmax_backward_data(to_weights, weights, 2, weights.dtype).mul_(scale)
+        torch.bmm(to_scores, key[:, known], out=to_query[:, rows])
+        to_key[:, known].baddbmm_(to_scores.transpose(1, 2), query[:, rows])
+    return to_query, to_key, to_value
+
+
+def _thinned(weights: Tensor, kept: Tensor | None) -> Tensor:
+    return weights if kept is None else weights * kept
+
+
+def _blocks(length: int, causal: bool) -> list[slice]:
+    """Rows in about equal blocks; all at once where every row sees all."""
+    pieces = max(1, round(length / BLOCK)) if causal else 1
+    ends = [length * piece // pieces for piece in range(pieces + 1)]
+    return [slice(*between) for between in pairwise(ends)]
+
+
+def _parts(runs: list[Run], *packed: Tensor) -> Iterable[tuple[Tensor, ...]]:
+    """Packed rows as float [n H, L, K] of each run."""
+    return zip(*([_part(run, rows) for run in runs] for rows in packed), strict=True)
+
+
+def _part(run: Run, rows: Tensor) -> Tensor:
+    first, count, length = run
+    _, heads, dim = rows.shape
+    row, head, _ = rows.stride()
+    # One call instead of four: 70 runs a batch make views a fifth of the time.
+    shape, strides = (count, heads, length, dim), (length * row, head, row, 1)
+    part = rows.as_strided(shape, strides, rows.storage_offset() + first * row)
+    return part[:, 0] if heads == 1 else part.reshape(-1, length, dim)
+
+
+def _packed(runs: list[Run], parts: Iterable[Tensor], like: Tensor) -> Tensor:
+    """The opposite of `_parts`: float [P, H, K]."""
+    whole = (
+        part.unflatten(0, (count, -1)).transpose(1, 2).flatten(0, 1)
+        for (_, count, _), part in zip(runs, parts, strict=True)
+    )
+    return torch.cat(list(whole)).view_as(like)
+
+
+@lru_cache(maxsize=4)
+def _ahead(dtype: torch.dtype) -> Tensor:
+    """float [1, AT_ONCE, AT_ONCE]: what is added to scores, -inf where a key lies ahead of its query."""
+    return torch.full((1, AT_ONCE, AT_ONCE), -torch.inf, dtype=dtype).triu_(1)
