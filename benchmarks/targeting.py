@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import resource
+import shutil
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -137,6 +138,7 @@ def _part(how: Any, step: Any, folder: Path | None, number: int) -> None:
 
 
 def _pass(pool: ProcessPoolExecutor, how: Any, step: Any, folder: Path) -> float:
+    shutil.rmtree(folder / "shards", ignore_errors=True)  # of the round before: not part of a run
     started = time.perf_counter()
     list(pool.map(partial(_part, how, step, folder), range(1, SHARDS + 1)))
     return time.perf_counter() - started
@@ -153,12 +155,7 @@ def _multiply(plan: Plan, part: Part, folder: Path) -> None:
 
 
 def _score(plan: Plan, part: Part, folder: Path) -> None:
-    target = folder / "shards" / part.name
-    if (target / "shard.json").exists():
-        (target / "shard.json").unlink()
-        for path in target.iterdir():
-            path.unlink()
-    score_shard(plan, part, target, "run")
+    score_shard(plan, part, folder / "shards" / part.name, "run")
 
 
 def _resident(_: int) -> float:

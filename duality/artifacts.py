@@ -12,6 +12,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -62,8 +63,8 @@ def atomic_folder(target: Path, *, marker: str) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        for path in temporary.rglob("*"):
-            fsync_path(path)
+        with ThreadPoolExecutor(4) as pool:  # one after the other, each would wait for the disk alone
+            list(pool.map(fsync_path, temporary.rglob("*")))
         _swap_folder(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -78,6 +78,11 @@ class Plan:
             if why or bound
         ]
 
+    @cached_property
+    def open(self) -> np.ndarray:
+        """Campaigns that every user may be in, int64."""
+        return np.delete(np.arange(len(self.averages)), self.restricted)
+
     def reasons_of(self, campaign: int, rows: slice | np.ndarray, values: np.ndarray) -> np.ndarray | None:
         """int8 [n], places in `REASONS`, of users with values float32 [n]; None where all may be had."""
         return by_value(self.standing.reasons(campaign, rows), values, *self._bounds(campaign))

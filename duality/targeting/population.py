@@ -64,6 +64,10 @@ class Population:
     def num_blocks(self) -> int:
         return -(-self.count // BLOCK)
 
+    @property
+    def block_size(self) -> int:
+        return BLOCK
+
     def rows(self, number: int) -> slice:
         """Rows of a block."""
         return slice(number * BLOCK, min(self.count, (number + 1) * BLOCK))

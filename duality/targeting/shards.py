@@ -3,28 +3,33 @@
 A shard is some of the blocks of the population. It depends on nothing but the run's inputs, is written whole or not
 at all, and is found done when it is asked for again.
 
-Writes: a folder with `shard.json`, and for each of KINDS its users' rows and values or reasons, campaign by campaign.
-Cost:   one block of vectors and its scores in memory; a pass over the vectors.
-Shapes: C campaigns, n users of a block.
+Writes: a folder with `shard.json`, and for each of KINDS users' places in their blocks, their values or reasons, and where
+        those of each campaign end: block by block and in it campaign by campaign, in the order that they are made.
+Cost:   one block of vectors and its scores in memory; a pass over the vectors; six bytes a pair that is kept.
+Shapes: C campaigns, B blocks, n users of a block.
 """
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from duality.artifacts import atomic_folder, read_json, write_json
+from duality.artifacts import atomic_folder, read_json
 from duality.errors import InputError
 from duality.runtime import progress
 from duality.targeting.eligibility import ELIGIBLE, REASONS
 from duality.targeting.plan import Plan
 
-MARKER, FORMAT = "shard.json", 1
+MARKER, ENDS, FORMAT = "shard.json", "ends.npy", 2
+SOON = 8  # blocks
 # Pairs that may be assigned; pairs that only the include rule keeps out; pairs that may not.
 PAIRS, OTHERS, EXCLUDED = KINDS = ("pairs", "others", "excluded")
 
@@ -66,67 +71,119 @@ def score_shard(plan: Plan, part: Part, folder: Path, run: str) -> bool:
     if (folder / MARKER).exists() and Shard(folder).run == run:
         return False
     blocks = part.blocks(plan.people.num_blocks)
-    found = _Found(len(plan.file.campaigns))
-    with progress(len(blocks), f"shard {part.number}/{part.count}", unit="blocks") as bar:
+    with (
+        atomic_folder(folder, marker=MARKER) as temporary,
+        ExitStack() as files,
+        progress(len(blocks), f"shard {part.number}/{part.count}", unit="blocks") as bar,
+    ):
+        found = _Found(temporary, len(plan.file.campaigns), files)
         for number in blocks:
             _score_block(plan, number, found)
             bar.advance()
-    with atomic_folder(folder, marker=MARKER) as temporary:
-        offsets = {kind: _write(temporary, kind, parts) for kind, parts in found.parts.items()}
-        about = {"format": FORMAT, "run": run, "blocks": [blocks.start, blocks.stop]}
-        write_json(temporary / MARKER, {**about, "counts": found.counts.tolist(), "offsets": offsets})
+        files.close()
+        lengths = np.array(list(found.lengths.values()), np.int64)
+        ends = lengths.reshape(len(KINDS), -1).cumsum(axis=1)
+        np.save(temporary / ENDS, ends.reshape(len(KINDS), len(blocks), len(found.counts)))
+        about = {"format": FORMAT, "run": run, "block_size": plan.people.block_size}
+        about |= {"blocks": [blocks.start, blocks.stop], "counts": found.counts.tolist()}
+        (temporary / MARKER).write_text(json.dumps(about), encoding="utf-8")
     return True
 
 
 class _Found:
-    """What blocks gave so far."""
+    """What blocks give, written as they come."""
 
-    def __init__(self, campaigns: int) -> None:
+    def __init__(self, folder: Path, campaigns: int, files: ExitStack) -> None:
         self.counts = np.zeros((campaigns, len(REASONS)), np.int64)
-        self.parts: dict[str, list[list[tuple[np.ndarray, np.ndarray]]]] = {
-            kind: [[] for _ in range(campaigns)] for kind in KINDS
-        }
+        self.lengths: dict[str, list[np.ndarray]] = {kind: [] for kind in KINDS}
+        self._room = np.empty((0, 0), bool)
+        self._folder, self._opened = folder, files
+        self._files: dict[str, list[BinaryIO]] = {}
 
-    def add(self, kind: str, campaign: int, rows: np.ndarray, what: np.ndarray) -> None:
-        if len(rows):
-            self.parts[kind][campaign].append((rows, what))
+    def room(self, shape: tuple[int, ...]) -> np.ndarray:
+        """bool of a shape, the same memory for every block."""
+        if self._room.shape != shape:
+            self._room = np.empty(shape, bool)
+        return self._room
+
+    def add(self, kind: str, lengths: np.ndarray, places: np.ndarray, what: np.ndarray) -> None:
+        """Those of a block: how many each campaign has, int [C], their places uint16 and what belongs to them."""
+        self.lengths[kind].append(lengths)
+        if kind not in self._files:
+            opened = [(self._folder / name).open("wb") for name in _names(kind)]
+            self._files[kind] = [self._opened.enter_context(file) for file in opened]
+        for file, column in zip(self._files[kind], (places, what), strict=True):
+            file.write(column.data)
+            if len(self.lengths[kind]) % SOON == 0:
+                _begin_to_store(file, size=SOON * column.nbytes)
+
+    def add_some(self, kind: str, parts: dict[int, tuple[np.ndarray, np.ndarray]]) -> None:
+        """The same of some campaigns: their numbers, ascending, to places and what belongs to them."""
+        lengths = np.zeros(len(self.counts), np.int64)
+        if not parts:
+            self.lengths[kind].append(lengths)
+            return
+        lengths[list(parts)] = [len(places) for places, _ in parts.values()]
+        places, what = (np.concatenate(column) for column in zip(*parts.values(), strict=True))
+        self.add(kind, lengths, places.astype(np.uint16), what.astype(_dtype(kind)))
+
+
+def _begin_to_store(file: BinaryIO, size: int) -> None:
+    """Let the system write about the last `size` bytes to the disk meanwhile: the end of a shard waits for all of them."""
+    file.flush()
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(file.fileno(), max(file.tell() - size, 0), size, os.POSIX_FADV_DONTNEED)
+
+
+def _names(kind: str) -> tuple[str, str]:
+    return f"{kind}.places.u16", f"{kind}.values"
+
+
+def _dtype(kind: str) -> type[np.generic]:
+    return np.int8 if kind == EXCLUDED else np.float32
 
 
 def _score_block(plan: Plan, number: int, found: _Found) -> None:
     rows, values = plan.values_of(number)
-    kept = values >= plan.keep[:, None]
+    kept = np.greater_equal(values, plan.keep[:, None], out=found.room(values.shape))
     # Per campaign only where there is something to ask: a call for each costs as much as comparing its values.
-    found.counts[np.delete(np.arange(len(values)), plan.restricted), ELIGIBLE] += values.shape[1]
+    found.counts[plan.open, ELIGIBLE] += values.shape[1]
+    excluded, others = {}, {}
     for campaign in plan.restricted:
         worth = values[campaign]
         reasons = plan.reasons_of(campaign, rows, worth)
         assert reasons is not None
         found.counts[campaign] += np.bincount(reasons, minlength=len(REASONS))
         kept[campaign] &= reasons == ELIGIBLE
-        outside = np.flatnonzero(reasons)
-        found.add(EXCLUDED, campaign, rows.start + outside, reasons[outside])
-        others = plan.others(campaign, worth, reasons)
-        found.add(OTHERS, campaign, rows.start + others, worth[others])
+        outside, beyond = np.flatnonzero(reasons), plan.others(campaign, worth, reasons)
+        excluded[campaign], others[campaign] = (outside, reasons[outside]), (beyond, worth[beyond])
+    found.add_some(EXCLUDED, excluded)
+    found.add_some(OTHERS, others)
     # Of all campaigns at once: a call for each costs more than the comparison.
-    place = np.flatnonzero(kept)
+    place = _places(kept)
     size = kept.shape[1]
-    worth, user = values.reshape(-1)[place], (place % size + rows.start).astype(np.int32)
-    ends = np.searchsorted(place, np.arange(1, len(kept) + 1) * size).tolist()
-    for campaign, (first, last) in enumerate(pairwise((0, *ends))):
-        found.add(PAIRS, campaign, user[first:last], worth[first:last])
+    ends = np.searchsorted(place, np.arange(1, len(kept) + 1) * size)
+    ends[1:] -= ends[:-1].copy()
+    found.add(PAIRS, ends, _in_block(place, size), values.take(place))
 
 
-def _write(folder: Path, kind: str, parts: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]]) -> list[int]:
-    """One file of rows and one of what belongs to them; returns where the campaigns begin, and the end."""
-    dtype = np.int8 if kind == EXCLUDED else np.float32
-    with open(folder / f"{kind}.rows.i32", "wb") as rows, open(folder / f"{kind}.values", "wb") as values:
-        offsets = [0]
-        for campaign in parts:
-            if campaign:
-                np.concatenate([row for row, _ in campaign], dtype="<i4", casting="same_kind").tofile(rows)
-                np.concatenate([value for _, value in campaign], dtype=dtype).tofile(values)
-            offsets.append(offsets[-1] + sum(len(row) for row, _ in campaign))
-    return offsets
+def _places(kept: np.ndarray) -> np.ndarray:
+    """`np.flatnonzero` of bool [C, n], where few are kept: eight at a time takes two thirds of its time."""
+    if kept.size % 8:
+        return np.flatnonzero(kept)
+    words = kept.reshape(-1).view(np.uint64)
+    some = np.flatnonzero(words != 0)
+    among = np.flatnonzero(words.take(some).view(bool))
+    found: np.ndarray = (some << 3).take(among >> 3)
+    found += among & 7
+    return found
+
+
+def _in_block(place: np.ndarray, size: int) -> np.ndarray:
+    """Columns uint16 of places in a matrix `size` <= 65,536 wide."""
+    if size & (size - 1):
+        return (place % size).astype(np.uint16)
+    return place.astype(np.uint16) & np.uint16(size - 1)  # a fifth of the time of a division
 
 
 class Shard:
@@ -138,15 +195,36 @@ class Shard:
         self.run = str(about["run"]) if about.get("format") == FORMAT else ""
         self.blocks = range(*about["blocks"])
         self.counts = np.array(about["counts"], np.int64)
-        self._offsets: dict[str, list[int]] = about["offsets"]
+        self._starts = np.array(self.blocks, np.int32) * int(about.get("block_size", 0))
+        self._opened: dict[str, tuple[np.ndarray, ...]] = {}
+
+    @cached_property
+    def _ends(self) -> np.ndarray:
+        """int64 [kinds, B, C], places in the files where a block's of a campaign end."""
+        ends: np.ndarray = np.load(self.folder / ENDS)
+        return ends
 
     def of(self, kind: str, campaign: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows int32 [n], ascending, and values float32 [n] (of EXCLUDED reasons int8) of a campaign."""
-        first, last = self._offsets[kind][campaign : campaign + 2]
-        dtype, size = (np.int8, 1) if kind == EXCLUDED else (np.float32, 4)
-        rows = np.fromfile(self.folder / f"{kind}.rows.i32", "<i4", last - first, offset=4 * first)
-        values = np.fromfile(self.folder / f"{kind}.values", dtype, last - first, offset=size * first)
-        return rows, values
+        ends = self._ends[KINDS.index(kind)]
+        last = ends[:, campaign]
+        first = ends[:, campaign - 1] if campaign else np.concatenate(([0], ends[:, -1]))[:-1]
+        chosen = [slice(*between) for between in zip(first.tolist(), last.tolist(), strict=True)]
+        mine, values = (
+            np.concatenate([column[:0], *(column[part] for part in chosen)]) for column in self._files(kind)
+        )
+        return mine.astype(np.int32) + np.repeat(self._starts, last - first), values
+
+    def _files(self, kind: str) -> tuple[np.ndarray, ...]:
+        """Places and values of a kind, mapped; there are no files where nobody is of it."""
+        if kind not in self._opened:
+            kinds = zip(_names(kind), (np.dtype("<u2"), np.dtype(_dtype(kind))), strict=True)
+            there = self._ends[KINDS.index(kind)].any()
+            self._opened[kind] = tuple(
+                np.memmap(self.folder / name, dtype, "r") if there else np.empty(0, dtype)
+                for name, dtype in kinds
+            )
+        return self._opened[kind]
 
 
 class Shards:

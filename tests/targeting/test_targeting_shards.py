@@ -231,11 +231,10 @@ from duality.targeting.run import begin, score
 from duality.targeting.shards import Part
 sys.path.insert(0, sys.argv[1])
 from test_targeting_run import MemoryIndex
-real = shards.write_json
-def slow(path, value):
+def slow(path, array):
     print("writing", flush=True)
     time.sleep(60)
-shards.write_json = slow
+shards.np.save = slow
 score(begin(MemoryIndex(), Path(sys.argv[2]), Path(sys.argv[3])), Part(1, 1))
 """
 
