@@ -180,7 +180,7 @@ def show(folder: Path, figure: Path | None) -> None:
         )
     for variant in VARIANTS:
         some = [r for r in runs if r["variant"] == variant]
-        if len(some) >= 6:
+        if len({r["events"] for r in some}) > 1 and len(some) >= 6:
             print(f"\n{variant}: {law(some)}")
     if figure is not None:
         draw(runs, figure)

@@ -125,7 +125,7 @@ def states_before_events(model: TwoSided, dataset: Dataset, visible: np.ndarray)
     for owners in row_batches(histories, ROWS):
         events, lengths = histories.packed(owners)
         layout = user_layout(model, dataset, events, lengths)
-        inputs = _rows(model.item_table, dataset.event_item[events])
+        inputs = model.item_rows(torch.from_numpy(dataset.event_item[events].astype(np.int64)))
         encoded = model.user_states(inputs, layout, prefixes=True)
         states[torch.from_numpy(events)] = before_each(encoded, model.empty_user, layout)
     return states

@@ -132,6 +132,10 @@ class Composed(nn.Module):
         added: Tensor = self.attributes()
         return table + functional.pad(added, (0, 0, 0, len(table) - len(added)))
 
+    def of(self, rows: Tensor, items: Tensor) -> Tensor:
+        """The same of items int64 [N] alone, whose rows are float [N, D]."""
+        return rows + self.attributes.of(items)
+
 
 class OwnerVectors(nn.Module):
     """What a history's rows know of its owner.

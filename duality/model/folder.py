@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FORMAT = 3
-USER_CODES, ITEM_CODES = "user_attributes", "parametrizations.item_table.0.attributes"
+USER_CODES = "user_attributes"
+# After the rows that items share, if they do.
+ITEM_CODES = tuple(f"parametrizations.item_table.{place}.attributes" for place in (0, 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +79,7 @@ class ModelFolder:
             self.config["num_items"],
             validate(ModelConfig, self.config["model"], source=str(self.path)),
             users=codes_in(tensors, USER_CODES),
-            items=codes_in(tensors, ITEM_CODES),
+            items=next(filter(None, (codes_in(tensors, prefix) for prefix in ITEM_CODES)), None),
             events=self._vocabulary("events"),
         )
         model.load_state_dict(tensors)
@@ -125,7 +127,7 @@ def save_model(folder: Path, model: TwoSided, *, ids_from: Path, config: dict[st
         "format": FORMAT,
         "fingerprint": digest[:16],
         "weights_sha256": digest,
-        "num_items": model.item_table.shape[0],
+        "num_items": model.num_items,
         "dim": model.dim,
         "model": model.config.model_dump(),
         **config,

@@ -71,13 +71,13 @@ class Objective:
     ) -> None:
         self.ranks = ranks or Alone()
         self.model, self.config, self.rng = model, config, rng
-        self.everyone = Uniform(len(model.item_table))
+        self.everyone = Uniform(model.num_items)
         self.sampler = sampler or self.everyone
         self.user_bank, self.item_bank, self.rivals = user_bank, item_bank, rivals
 
     @property
     def device(self) -> torch.device:
-        return self.model.item_table.device
+        return self.model.empty_user.device
 
     def step(self, users: Batch, items: Batch | None, *, remake_users: bool) -> dict[str, Tensor]:
         """Weighted losses of one step, by name; also writes both banks.
@@ -138,7 +138,7 @@ class Objective:
         }
 
     def _user_side(self, batch: Batch) -> tuple[Live, dict[str, Tensor]]:
-        vectors = self.model.item_table[self._tensor(batch.members)]
+        vectors = self.model.item_rows(self._tensor(batch.members))
         wanted = self._wanted(self.model.user_encoder, batch.layout)
         before, own = self.ranks.encode(
             lambda rows, layout: self.model.users_before(rows, layout, wanted),
@@ -206,7 +206,7 @@ class Objective:
                 states, vectors, candidates, column, offset=offset, trust=config.trust
             )
             return loss * (len(states) / total), self.ranks.gather(log_partition)
-        num_items, shape = len(self.model.item_table), {"per_positive": config.per_positive, "power": 1.0}
+        num_items, shape = self.model.num_items, {"per_positive": config.per_positive, "power": 1.0}
         if config.kind == "gbce":
             shape["power"] = gbce_power(config.per_positive, num_items, config.calibration)
         kind: PairKind = "bpr" if config.kind == "bpr" else "bce"
@@ -218,9 +218,9 @@ class Objective:
 
     def _own_negatives(self, items: np.ndarray) -> Tensor:
         """Vectors float [P, n, D] drawn for each row from all items but its own, int [P]."""
-        table, shape = self.model.item_table, (len(items), self.config.own_negatives)
-        drawn = self.rng.integers(len(table) - 1, size=shape)
-        return functional.embedding(self._tensor(drawn + (drawn >= items[:, None])), table)
+        shape = (len(items), self.config.own_negatives)
+        drawn = self.rng.integers(self.model.num_items - 1, size=shape)
+        return self.model.item_rows(self._tensor(drawn + (drawn >= items[:, None])))
 
     def _item_candidates(self, items: np.ndarray, states: Tensor, wanted: int, sampler: Sampler) -> Drawn:
         """Items that compete for each state: vectors [M, D], the column of each row's own item
@@ -229,11 +229,12 @@ class Objective:
         Args:
             wanted: how many are drawn; 0 takes all.
         """
-        table = self.model.item_table
-        if not wanted or wanted >= len(table):
+        if not wanted or wanted >= self.model.num_items:
+            table = self.model.item_table
             return table, self._tensor(items), table.new_zeros(len(table))
         drawn, column, offset = draw_negatives(sampler, wanted, items, states, self.rng)
-        return table[self._tensor(drawn)], self._tensor(column), self._tensor(offset).to(table.dtype)
+        rows = self.model.item_rows(self._tensor(drawn))
+        return rows, self._tensor(column), self._tensor(offset).to(rows.dtype)
 
     def _item_side(self, batch: Batch, users: Live) -> tuple[Live, dict[str, Tensor]]:
         config = self.config
@@ -279,7 +280,7 @@ class Objective:
 
     def _cycle_item(self, made: Tensor, items: np.ndarray) -> Tensor:
         """Generated vectors float [Q, D] of `items` against the trained ones, among trained ones."""
-        original, temperature = self.model.item_table[self._tensor(items)], self.config.temperature
+        original, temperature = self.model.item_rows(self._tensor(items)), self.config.temperature
         candidates, column, offset = self._item_candidates(items, made, POOL, self.everyone)
         return cycle_loss(made, original, candidates, column, temperature=temperature, offset=offset)
 
@@ -295,7 +296,7 @@ class Objective:
         states = states.view(*draw.event.shape, -1).transpose(1, 2)
         place, met = self._tensor(draw.query), self._tensor(draw.met)
         target = _with_partition(user, log_partition)[place]
-        trained = self.model.item_table[self._tensor(items[draw.query])]
+        trained = self.model.item_rows(self._tensor(items[draw.query]))
         asked = {
             "next_user": generated[place, :-1],
             "next_user_trained": torch.cat((trained, trained.new_ones(*trained.shape[:2], 1)), 2),
@@ -342,7 +343,7 @@ class Objective:
         events = batch.events[part]
         made, _ = items.over(self.item_bank, events)
         missing = np.flatnonzero(~self.item_bank.holds(events))
-        trained = self.model.item_table.detach()[self._tensor(batch.members[part][missing])]
+        trained = self.model.item_rows(self._tensor(batch.members[part][missing])).detach()
         return made.index_copy(0, self._tensor(missing), trained)
 
     def _track_mean(self, states: Tensor, momentum: float = 0.99) -> None:

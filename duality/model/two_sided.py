@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import register_parametrization
+from torch.nn import functional
+from torch.nn.utils.parametrize import is_parametrized, register_parametrization
 
 from duality.config import Config
 from duality.data.coding import Coded, Vocabulary
@@ -33,6 +34,7 @@ from duality.model.attributes import AttributeVectors, Composed, EventCodes, Eve
 from duality.model.cosine import Length, raw
 from duality.model.gaps import TimeGaps
 from duality.model.losses import log_partition
+from duality.model.shared_rows import SharedRows
 
 
 class ModelConfig(Config):
@@ -54,6 +56,8 @@ class ModelConfig(Config):
     # vector of the owner's own.
     user_attributes: tuple[str, ...] = ()
     item_attributes: tuple[str, ...] = ()
+    # Rows that all items share, two each, for catalogues whose table does not fit a device; 0: a row for every item.
+    shared_rows: int = Field(default=0, ge=0)
     own_rows: bool = True  # false: items are their attributes alone, texts say, so that new ones lack nothing
     text_model: str = ""  # folder of the Hugging Face model that reads attributes named NAME:text
     # Other columns of the log, which rows of both sides know of their own event.
@@ -64,6 +68,10 @@ class ModelConfig(Config):
     def _items_of_something(self) -> ModelConfig:
         if not self.own_rows and not self.item_attributes:
             raise ValueError("items without rows of their own are nothing: name model.item_attributes")
+        if self.shared_rows and not self.own_rows:
+            raise ValueError(
+                "shared_rows are for items that have rows: set model.own_rows or shared_rows, not both"
+            )
         return self
 
     @model_validator(mode="after")
@@ -102,7 +110,8 @@ class TwoSided(nn.Module):
         dim = config.dim
         # What the encoders multiply in: bfloat16 while they are trained so, else the weights' own type.
         self.low: torch.dtype | None = None
-        self.item_table = nn.Parameter(torch.randn(num_items, dim) / math.sqrt(dim))
+        rows = config.shared_rows or num_items
+        self.item_table = nn.Parameter(torch.randn(rows, dim) / math.sqrt(dim))
         if not config.own_rows:
             self.item_table.requires_grad_(False).zero_()
         # Rows that training knew of; `grow` adds others, and they do not compete in log Z.
@@ -119,6 +128,8 @@ class TwoSided(nn.Module):
         self.user_context, self.item_context = (
             None if events is None else EventContext(events.size, dim) for _ in range(2)
         )
+        if config.shared_rows:
+            register_parametrization(self, "item_table", SharedRows(num_items, dim), unsafe=True)
         if items is not None:
             register_parametrization(self, "item_table", Composed(AttributeVectors(items, dim)))
         # G starts as the centred mean of the item's users, the strongest simple control, and learns
@@ -159,6 +170,30 @@ class TwoSided(nn.Module):
         return self.config.dim
 
     @property
+    def num_items(self) -> int:
+        return len(self.trained)
+
+    def item_rows(self, items: Tensor) -> Tensor:
+        """Rows of the item table, of items int64 [...] alone: float [..., D]. The table itself is all of them, made at
+        once where they are composed."""
+        stored, shared, asked = raw(self, "item_table"), self._shared, items.reshape(-1)
+        rows = functional.embedding(asked, stored) if shared is None else shared.of(stored, asked)
+        for part in self._parts[shared is not None :]:
+            rows = part.of(rows, asked) if isinstance(part, Composed) else part(rows)
+        return rows.view(*items.shape, self.dim)
+
+    @property
+    def _parts(self) -> list[nn.Module]:
+        """What makes the item table of its stored rows, in turn."""
+        if not is_parametrized(self, "item_table"):
+            return []
+        return list(self.get_submodule("parametrizations.item_table").children())
+
+    @property
+    def _shared(self) -> SharedRows | None:
+        return next((part for part in self._parts[:1] if isinstance(part, SharedRows)), None)
+
+    @property
     def item_side(self) -> Encoder:
         """What reads the users of an item."""
         return self.user_encoder if self.item_encoder is None else self.item_encoder
@@ -175,7 +210,7 @@ class TwoSided(nn.Module):
     @property
     def item_attributes(self) -> AttributeVectors | None:
         """What attributes add to the item table, if they do."""
-        found = next((part for part in self.modules() if isinstance(part, Composed)), None)
+        found = next((part for part in self._parts if isinstance(part, Composed)), None)
         return None if found is None else found.attributes
 
     def user_states(
@@ -274,22 +309,32 @@ class TwoSided(nn.Module):
     def grow(self, num_items: int, *, users: Coded | None = None, items: Coded | None = None) -> None:
         """Make room for items that came after training: each starts as the item without users, or, where items
         are made of attributes, as the mean of all but for its own. `users` and `items` are the codes of everybody now."""
-        table = raw(self, "item_table")
-        more = num_items - len(table)
-        start = self.empty_item.detach()[: self.dim] if self.item_owner is None else self._mean_row()
-        table.data = torch.cat((table.data, start.expand(more, -1)))
+        more, start, shared = num_items - self.num_items, self._start(), self._shared
         self.trained = torch.cat((self.trained, self.trained.new_zeros(more)))
+        if shared is not None:
+            shared.replace(~self.trained, start)
+        else:
+            table = raw(self, "item_table")
+            table.data = torch.cat((table.data, start.expand(more, -1)))
         for attributes, coded in ((self.user_attributes, users), (self.item_attributes, items)):
             if attributes is not None and coded is not None:
                 attributes.grow(coded)
 
     def settle(self) -> None:
         """Where items are made of attributes, one that training never saw is the mean of all but for these."""
-        if self.item_owner is not None:
-            raw(self, "item_table").data[~self.trained] = self._mean_row()
+        shared = self._shared
+        if shared is not None:
+            shared.replace(~self.trained, self._start())
+        elif self.item_owner is not None:
+            raw(self, "item_table").data[~self.trained] = self._start()
 
-    def _mean_row(self) -> Tensor:
-        return raw(self, "item_table").data[: len(self.trained)][self.trained].mean(0)
+    def _start(self) -> Tensor:
+        """What items start as that training never saw, float [D]."""
+        if self.item_owner is None:
+            return self.empty_item.detach()[: self.dim]
+        rows, shared = raw(self, "item_table").data, self._shared
+        seen = torch.nonzero(self.trained).squeeze(1)
+        return (rows[seen] if shared is None else shared.of(rows, seen).detach()).mean(0)
 
 
 def running_means(rows: Tensor, layout: Layout) -> Tensor:

@@ -112,9 +112,9 @@ class Trainer:
         self.users = users = newest(users, config.newest_items)
         self.items = newest(items, config.newest_users)
         self.loss, self.config, self.folder, self.device = loss, config, folder, device
-        counts = np.bincount(events.item[users.event], minlength=len(model.item_table))
+        counts = np.bincount(events.item[users.event], minlength=model.num_items)
         self.sampler = item_sampler(loss.sampler, counts, lambda: self.model.item_table)
-        self.rivals = Rivals(events.user, events.item, events.time, users.event, len(model.item_table))
+        self.rivals = Rivals(events.user, events.item, events.time, users.event, model.num_items)
         mapped = folder / BANKS if config.mapped_banks else None
         self.user_bank, self.item_bank = (
             StateBank(len(events.user), model.dim, kept=kept, folder=mapped and mapped / side)

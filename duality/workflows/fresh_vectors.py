@@ -104,7 +104,7 @@ def whole_histories(dataset: Dataset, users: np.ndarray) -> Histories:
 
 def table_vectors(model: TwoSided, items: np.ndarray) -> Tensor:
     """float32 [P, D]: rows of the model's table."""
-    return model.item_table.detach()[torch.from_numpy(items)]
+    return model.item_rows(torch.from_numpy(items)).detach()
 
 
 @torch.inference_mode()

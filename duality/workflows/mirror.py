@@ -59,9 +59,9 @@ class Mirror:
     name = "mirror"
 
     def __init__(self, model: TwoSided, mirrored: Dataset, dataset: Dataset, visible: np.ndarray) -> None:
-        if len(model.item_table) != mirrored.num_items:
+        if model.num_items != mirrored.num_items:
             raise InputError(
-                f"a model of {len(model.item_table)} items was not trained on {mirrored.path} "
+                f"a model of {model.num_items} items was not trained on {mirrored.path} "
                 f"({mirrored.num_items} items): train one on it"
             )
         self.model, self.mirrored = model, mirrored

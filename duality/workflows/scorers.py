@@ -77,7 +77,7 @@ class States:
         """What `items_before` mixes, as `stored_ends`: float32 [B, D + 3] twice."""
         item, known = queries.item[rows].astype(np.int64), self.known_users(queries, rows)
         generated = self.alone_before(queries, rows)
-        trained = stored_items(self.model.item_table[torch.from_numpy(item)])
+        trained = stored_items(self.model.item_rows(torch.from_numpy(item)))
         unseen = ~self.model.trained.numpy()[item]
         trained[unseen] = generated[unseen]
         alone = (known == 0) & ~unseen

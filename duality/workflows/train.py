@@ -117,7 +117,7 @@ def validation(
     seen_as: type[States] = States,
 ) -> dict[str, float]:
     """Full-ranking metrics by name, e.g. `user_to_item.ndcg@10`, of the model's current weights."""
-    device = model.item_table.device
+    device = model.empty_user.device
     scorer = ModelScorer(seen_as(model.cpu(), dataset, world.visible))
     values = {}
     for direction, queries in asked:
