@@ -11,13 +11,16 @@ import numpy as np
 from duality.data.histories import Histories
 
 
-def row_batches(histories: Histories, rows: int, rng: np.random.Generator | None = None) -> list[np.ndarray]:
+def row_batches(
+    histories: Histories, rows: int, rng: np.random.Generator | None = None, *, by_length: bool = False
+) -> list[np.ndarray]:
     """Owners with a non-empty history, in batches of about `rows` events.
 
     Args:
         histories: of one side.
         rows: budget of events per batch; a batch ends before the history that would exceed it.
-        rng: shuffles the owners; None keeps their order (inference).
+        rng: shuffles the owners; None sorts them by length (inference).
+        by_length: sort shuffled owners all the same, so that a batch holds histories of about one length.
 
     Returns:
         int64 arrays of owners, each sorted by length so that equally long histories lie together.
@@ -26,9 +29,9 @@ def row_batches(histories: Histories, rows: int, rng: np.random.Generator | None
     if rng is not None:
         owners = rng.permutation(owners)
     lengths = histories.lengths[owners]
-    if rng is None:
-        by_length = np.argsort(lengths, kind="stable")
-        owners, lengths = owners[by_length], lengths[by_length]
+    if rng is None or by_length:
+        order = np.argsort(lengths, kind="stable")
+        owners, lengths = owners[order], lengths[order]
     cuts = _cuts(lengths, rows)
     return [batch[np.argsort(histories.lengths[batch], kind="stable")] for batch in np.split(owners, cuts)]
 

@@ -44,6 +44,7 @@ class TrainConfig(Config):
 
     epochs: int = 30
     rows: int = 8000  # events of users per step
+    by_length: bool = False  # batches of users with histories of about one length: a control
     item_share: float = 0.5  # events of items per step, as a share of `rows`
     warmup_epochs: int = 1  # epochs of the user side alone, which fill its bank
     learning_rate: float = 2e-3
@@ -191,7 +192,7 @@ class Trainer:
             sampler=self.sampler,
             ranks=self.ranks,
         )
-        batches = row_batches(self.users, self.config.rows, rng)
+        batches = row_batches(self.users, self.config.rows, rng, by_length=self.config.by_length)
         rng.shuffle(batches)
         with_items = self.two_sided and epoch > self.config.warmup_epochs
         item_batches = self._item_batches() if with_items else None

@@ -37,6 +37,19 @@ def test_batches_cover_every_owner_once(lengths: list[int], rows: int, shuffled:
     assert sorted(np.concatenate(packed).tolist() if packed else []) == list(range(indptr[-1]))
 
 
+def test_batches_by_length_hold_histories_of_about_one_length_in_a_new_order_each_time() -> None:
+    lengths = np.repeat([3, 9, 30], 40)
+    histories = Histories(np.concatenate(([0], np.cumsum(lengths))), np.arange(lengths.sum()))
+    one, other = (row_batches(histories, 60, np.random.default_rng(seed), by_length=True) for seed in (0, 1))
+    assert sorted(np.concatenate(one).tolist()) == list(range(120))
+    spread = [len(np.unique(lengths[batch])) for batch in one]
+    assert max(spread) <= 2
+    assert spread.count(2) <= 2  # where one length ends
+    assert any(set(a) != set(b) for a, b in zip(one, other, strict=True))
+    mixed = row_batches(histories, 60, np.random.default_rng(0))
+    assert np.mean([len(np.unique(lengths[batch])) > 1 for batch in mixed]) > 0.5
+
+
 def test_leave_one_out_hides_the_two_newest_events(dataset: Dataset) -> None:
     split = leave_one_out(dataset)
     for user in range(dataset.num_users):
