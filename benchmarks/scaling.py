@@ -210,25 +210,32 @@ def law(runs: list[dict[str, Any]]) -> str:
 
 
 def draw(runs: list[dict[str, Any]], figure: Path) -> None:
-    """nats by width, a line for each variant and amount of data."""
-    import matplotlib.pyplot as plt
+    """nats by width at depth 2, a line for each variant, a panel for each amount of data, as SVG."""
+    from duality.workflows.report_drawing import CONFIG, SCHEMA, quantity, styles, svg
 
-    styles = {"corrected": "o-", "as published": "s--", "user vector": "^:"}
-    colours = dict(zip(EPOCHS, ("tab:red", "tab:orange", "tab:blue"), strict=True))
-    plot, axes = plt.subplots(figsize=(6.4, 3.8))
-    for variant, style in styles.items():
-        for share, colour in colours.items():
-            some = [r for r in runs if (r["variant"], r["share"], r["depth"]) == (variant, share, 2)]
-            if some:
-                label = f"{variant}, {some[0]['events']:,} events"
-                axes.plot(
-                    [r["width"] for r in some], [r["nats"] for r in some], style, color=colour, label=label
-                )
-    axes.set(xscale="log", xlabel="width", ylabel="nats an event, test", xticks=(16, 32, 64, 128))
-    axes.set_xticklabels(("16", "32", "64", "128"))
-    axes.legend(fontsize=7)
-    plot.tight_layout()
-    plot.savefig(figure)
+    rows = [{**r, "events": f"{r['events']:,} events"} for r in runs if r["depth"] == 2]
+    order, colours, dashes = styles(list(VARIANTS))
+    variant = {"field": "variant", "type": "nominal", "sort": order, "title": None}
+    free, widths = {"zero": False}, {"values": [16, 32, 64, 128]}
+    panels = list(dict.fromkeys(r["events"] for r in sorted(rows, key=lambda r: -r["share"])))
+    picture = {
+        "$schema": SCHEMA,
+        "config": CONFIG,
+        "data": {"values": rows},
+        "facet": {"column": {"field": "events", "type": "nominal", "sort": panels, "title": None}},
+        "spec": {
+            "width": 210,
+            "height": 220,
+            "mark": {"type": "line", "point": True},
+            "encoding": {
+                "x": {**quantity("width", "width"), "scale": {"type": "log", **free}, "axis": widths},
+                "y": {**quantity("nats", "nats an event, test"), "scale": free},
+                "color": {**variant, "scale": colours},
+                "strokeDash": {**variant, "scale": dashes},
+            },
+        },
+    }
+    figure.write_text(svg(picture), encoding="utf-8")
 
 
 if __name__ == "__main__":
