@@ -228,7 +228,11 @@ def draw(runs: list[dict[str, Any]], figure: Path) -> None:
             "height": 220,
             "mark": {"type": "line", "point": True},
             "encoding": {
-                "x": {**quantity("width", "width"), "scale": {"type": "log", **free}, "axis": widths},
+                "x": {
+                    **quantity("width", "width"),
+                    "scale": {"type": "log", "domain": [14, 146], "nice": False},
+                    "axis": widths,
+                },
                 "y": {**quantity("nats", "nats an event, test"), "scale": free},
                 "color": {**variant, "scale": colours},
                 "strokeDash": {**variant, "scale": dashes},
