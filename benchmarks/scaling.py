@@ -216,7 +216,8 @@ def draw(runs: list[dict[str, Any]], figure: Path) -> None:
     rows = [{**r, "events": f"{r['events']:,} events"} for r in runs if r["depth"] == 2]
     order, colours, dashes = styles(list(VARIANTS))
     variant = {"field": "variant", "type": "nominal", "sort": order, "title": None}
-    free, widths = {"zero": False}, {"values": [16, 32, 64, 128]}
+    free, ticks = {"zero": False}, {"values": [16, 32, 64, 128]}
+    widths = {"type": "log", "domain": [14, 146], "nice": False}
     panels = list(dict.fromkeys(r["events"] for r in sorted(rows, key=lambda r: -r["share"])))
     picture = {
         "$schema": SCHEMA,
@@ -228,11 +229,7 @@ def draw(runs: list[dict[str, Any]], figure: Path) -> None:
             "height": 220,
             "mark": {"type": "line", "point": True},
             "encoding": {
-                "x": {
-                    **quantity("width", "width"),
-                    "scale": {"type": "log", "domain": [14, 146], "nice": False},
-                    "axis": widths,
-                },
+                "x": {**quantity("width", "width"), "scale": widths, "axis": ticks},
                 "y": {**quantity("nats", "nats an event, test"), "scale": free},
                 "color": {**variant, "scale": colours},
                 "strokeDash": {**variant, "scale": dashes},
