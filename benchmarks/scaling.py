@@ -51,6 +51,7 @@ ONE_SIDED = {
     name: 0.0 for name in ("users_compete", "next_user", "items_compete", "cycle_item", "cycle_user")
 }
 JUDGED = 2_000  # targets that an epoch is judged by
+LEAST = 20  # events of a user
 
 
 def main() -> None:
@@ -94,7 +95,7 @@ class Log:
         part = place / np.repeat(lengths, lengths)
         self.train, self.test = part < 0.8, part >= 0.9
         self.validation = ~self.train & ~self.test
-        order = np.random.default_rng(0).permutation(np.flatnonzero(lengths >= 20))
+        order = np.random.default_rng(0).permutation(np.flatnonzero(lengths >= LEAST))
         self.samples = {share: np.sort(order[: len(order) // share]) for share in EPOCHS}
 
     def of(self, mask: np.ndarray, share: int) -> np.ndarray:
