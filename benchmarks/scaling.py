@@ -157,9 +157,10 @@ def asked(model: TwoSided, dataset: Dataset, histories: Histories, targets: np.n
         scores = states @ model.item_table.T
         own = scores.gather(1, items[wanted, None])
         nats.append((scores.logsumexp(1) - own[:, 0]).numpy())
-        for row, place in enumerate(wanted):
-            scores[row, items[:place]] = -torch.inf
-        ranks.append(1 + (scores > own).sum(1).numpy())
+        rows, earlier = (torch.arange(len(items)) < torch.from_numpy(wanted)[:, None]).nonzero(as_tuple=True)
+        scores[rows, items[earlier]] = -torch.inf
+        scores.scatter_(1, items[wanted, None], own)
+        ranks.append((scores >= own).sum(1).numpy())  # ties count against the target
         competed.append(len(model.item_table) - wanted)
     gain = per_query("ndcg@10", np.concatenate(ranks), np.concatenate(competed)).mean()
     return {"nats": float(np.concatenate(nats).mean()), "ndcg@10": float(gain), "targets": len(targets)}

@@ -218,7 +218,7 @@ class Shard:
     def _files(self, kind: str) -> tuple[np.ndarray, ...]:
         """Places and values of a kind, mapped; there are no files where nobody is of it."""
         if kind not in self._opened:
-            kinds = zip(_names(kind), (np.dtype("<u2"), np.dtype(_dtype(kind))), strict=True)
+            kinds = zip(_names(kind), (np.dtype(np.uint16), np.dtype(_dtype(kind))), strict=True)
             there = self._ends[KINDS.index(kind)].any()
             self._opened[kind] = tuple(
                 np.memmap(self.folder / name, dtype, "r") if there else np.empty(0, dtype)
