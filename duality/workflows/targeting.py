@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,36 @@ from duality.targeting.outcome import Outcome
 from duality.workflows.index import Index
 
 _ACTIVITY = -2  # of a stored user, as in duality.embeddings, which would import torch
+
+
+class _Users:
+    """Users without what the model adds to those who were active a moment ago: a campaign is not for this moment.
+
+    Args:
+        made: whether a model made the vectors; those of another source hold nothing to leave out.
+    """
+
+    def __init__(self, side: Side, made: bool) -> None:
+        self._side, self._made = side, made
+
+    def blocks(self) -> Iterator[tuple[list[str], np.ndarray]]:
+        for ids, vectors in self._side.blocks():
+            yield ids, self.without(vectors)
+
+    def ids_where(self, where: str) -> Iterable[str]:
+        return self._side.ids_where(where)
+
+    def without(self, vectors: np.ndarray) -> np.ndarray:
+        """Vectors float32 [n, D] that meet no activity."""
+        if not self._made:
+            return vectors
+        found = vectors.copy()
+        found[:, _ACTIVITY] = 0
+        return found
+
+    def nearest(self, vector: np.ndarray, k: int) -> list[str]:
+        ids, _ = self._side.search(self.without(vector[None]), k)
+        return [name for name in ids[0].tolist() if name is not None]
 
 
 class _Items:
@@ -36,7 +66,8 @@ class OpenedForTargeting:
     def __init__(self, index: Index) -> None:
         pair, self._index = index.pair, index
         self._counted: tuple[float, np.ndarray] | None = None
-        self.users, self.items = pair.users, _Items(pair.items)
+        self.users = _Users(pair.users, pair.manifest.get("dataset") is not None)
+        self.items = _Items(pair.items)
         model = pair.manifest.get("model") or {}
         dataset = pair.manifest.get("dataset") or {}
         self.moment = int((pair.manifest.get("extra") or {}).get("moment", 0))
@@ -55,8 +86,7 @@ class OpenedForTargeting:
 
     def nearest(self, vector: np.ndarray, k: int) -> list[str]:
         """Ids of k users whose inner product with a vector float32 [D] is large, as the index finds them."""
-        ids, _ = self.users.search(vector[None], k)
-        return [name for name in ids[0].tolist() if name is not None]
+        return self.users.nearest(vector, k)
 
     def page(self, outcome: Outcome, document: dict[str, Any]) -> str:
         """The report of a run on this index, as HTML.
@@ -69,7 +99,7 @@ class OpenedForTargeting:
         except ImportError as error:
             raise MissingExtraError(error.name or "jinja2", "'duality[report]'") from None
         people = outcome.plan.people
-        known = self.users.attributes_of(people.names(people.sample))
+        known = self._index.pair.users.attributes_of(people.names(people.sample))
         return page(outcome, document, self.about, known)
 
     def log_rates(self, ids: Sequence[str], vectors: np.ndarray, days: float) -> np.ndarray:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click.testing
@@ -343,6 +344,32 @@ def test_rates_are_those_of_the_log_behind_the_index(world: Path) -> None:
         mine = data.event_user == data.user_ids.find([name])[0]
         assert rate + activity == pytest.approx(np.log((np.exp(-age[mine] / 7).sum() + 0.5) / 7), abs=1e-4)
     assert found[5] + vectors[0, -2] == pytest.approx(np.log(0.5 / 7), abs=1e-6)
+
+
+def test_who_acted_a_moment_ago_is_left_out_of_what_users_are_worth(world: Path) -> None:
+    from duality.workflows.index import Index
+    from duality.workflows.targeting import OpenedForTargeting
+
+    opened = Index.open(world / "indexes/default")
+    ids, stored = next(opened.pair.users.blocks())
+    active = stored.copy()
+    active[:, -2] = -1_000.0 * np.arange(len(ids))
+
+    class Active:
+        def blocks(self) -> Iterator[tuple[list[str], np.ndarray]]:
+            yield ids, active
+
+        def search(self, vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+            assert not vectors[:, -2].any()
+            return np.array([ids[:k]], object), np.zeros((1, k), np.float32)
+
+    index = OpenedForTargeting(opened)
+    index.users._side = Active()  # type: ignore[assignment]
+    _, seen = next(index.users.blocks())
+    np.testing.assert_array_equal(np.delete(seen, -2, 1), np.delete(stored, -2, 1))
+    assert not seen[:, -2].any()
+    assert active[1, -2] == -1_000.0  # what the index holds stays as it is
+    assert index.nearest(stored[0], 3) == list(ids[:3])
 
 
 def test_an_engine_that_is_none_is_refused(tmp_path: Path) -> None:
