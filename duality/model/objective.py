@@ -42,6 +42,7 @@ from duality.samplers import Sampler, Uniform
 
 POOL = 4096  # trained items that generated ones compete with at most: a step's cost has a bound
 Drawn = tuple[Tensor, Tensor, Tensor]  # vectors [M, D], each row's own among them [Q] or -1, offsets [M]
+Rows = slice | np.ndarray  # rows of a batch
 
 
 class Objective:
@@ -140,30 +141,37 @@ class Objective:
     def _user_side(self, batch: Batch) -> tuple[Live, dict[str, Tensor]]:
         vectors = self.model.item_rows(self._tensor(batch.members))
         wanted = self._wanted(self.model.user_encoder, batch.layout)
-        before, own = self.ranks.encode(
+        made, own = self.ranks.encode(
             lambda rows, layout: self.model.users_before(rows, layout, wanted),
             vectors,
             batch.layout,
             self.model.empty_user,
         )
-        live = _live(batch, before, wanted)
+        mine: Rows = own if wanted is None else wanted
+        together = self._reads_everybody
+        before = self.ranks.everybody(made) if together else made
+        live = _live(batch, before, slice(None) if together and wanted is None else mine)
+        drawn = self._item_candidates(batch.members, before, self.config.negatives, self.sampler)
         losses: dict[str, Tensor] = {}
         log_partition = None
-        asked, states = self._asked(batch, vectors, live)
-        targets = vectors if wanted is None else vectors[asked]
-        drawn = self._item_candidates(batch.members[asked], states, self.config.negatives, self.sampler)
         if self.config.next_item:
-            losses["next_item"], log_partition = self._next_item(
-                states, batch.members[asked], targets, drawn, own
-            )
+            losses["next_item"], log_partition = self._next_item(batch, vectors, mine, made, drawn)
         if self.config.two_sided:
-            if log_partition is None:
-                log_partition = self.model.log_partition(before)
-            self.user_bank.write(live.event, before, log_partition[: len(before)])
-        self._track_mean(before)
+            whole = (
+                self.model.log_partition(before)
+                if log_partition is None
+                else self.ranks.gather(log_partition)
+            )
+            self.user_bank.write(live.event, before, whole[: len(before)])
+        self._track_mean(made)
         if self.config.users_compete:
             losses["users_compete"] = self._users_compete(batch, live, vectors, drawn)
         return live, losses
+
+    @property
+    def _reads_everybody(self) -> bool:
+        """Whether anything but the loss of the next item reads users' states."""
+        return self.config.two_sided or self.config.users_compete > 0 or self.sampler.needs_queries
 
     def _users_compete(self, batch: Batch, live: Live, vectors: Tensor, drawn: Drawn) -> Tensor:
         """Live users for the trained items of some rows; `vectors` float [P, D] are those of all."""
@@ -182,45 +190,49 @@ class Objective:
         """Rows whose states are made, ascending: all (None), or some where each is a pass over its prefix."""
         return None if encoder.causal else np.sort(self._sample(layout.num_rows, self.config.queries))
 
-    def _asked(self, batch: Batch, vectors: Tensor, live: Live) -> tuple[np.ndarray, Tensor]:
-        """Rows whose item is asked for, and the states that are asked: live ones, then hidden rows
+    def _asked(self, batch: Batch, vectors: Tensor, mine: Rows, made: Tensor) -> tuple[Rows, Tensor]:
+        """Rows whose item is asked for, and the states that are asked: those that were made, then hidden rows
         seen from both sides, if the encoder can."""
         share = self.model.user_encoder.hidden_share
         if not share:
-            return live.row, live.state
+            return mine, made
         hidden = self._sample(len(batch.events), max(1, round(share * len(batch.events))))
         found = self.model.masked_users(vectors, batch.layout, hidden)
-        return np.concatenate((live.row, hidden)), torch.cat((live.state, found))
+        return np.concatenate((np.arange(len(batch.events))[mine], hidden)), torch.cat((made, found))
 
     def _next_item(
-        self, states: Tensor, items: np.ndarray, vectors: Tensor, drawn: Drawn, own: slice
+        self, batch: Batch, vectors: Tensor, mine: Rows, made: Tensor, drawn: Drawn
     ) -> tuple[Tensor, Tensor | None]:
-        """Loss of the next item over this process's own rows, as their share of all, and log Z float [P]
-        where that comes with it."""
+        """Loss of the next item over this process's own rows, as their share of all, and their log Z where that
+        comes with it; `made` are the states of the rows `mine`."""
         config, (candidates, column, offset) = self.config, drawn
-        total, states, vectors, column = len(states), states[own], vectors[own], column[own]
+        rows, states = self._asked(batch, vectors, mine, made)
+        targets, column = vectors[rows], column[rows]
+        share = len(states) / len(batch.events) if isinstance(rows, slice) else 1.0
         if not len(states):
-            return states.sum(), self.ranks.gather(states.new_zeros(0)) if config.kind == "softmax" else None
+            return states.sum(), states.new_zeros(0) if config.kind == "softmax" else None
         if config.kind == "softmax":
             loss, log_partition = softmax_loss(
-                states, vectors, candidates, column, offset=offset, trust=config.trust
+                states, targets, candidates, column, offset=offset, trust=config.trust
             )
-            return loss * (len(states) / total), self.ranks.gather(log_partition)
+            return loss * share, log_partition
         num_items, shape = self.model.num_items, {"per_positive": config.per_positive, "power": 1.0}
         if config.kind == "gbce":
             shape["power"] = gbce_power(config.per_positive, num_items, config.calibration)
         kind: PairKind = "bpr" if config.kind == "bpr" else "bce"
         if config.own_negatives:
-            loss = own_pair_loss(kind, states, vectors, self._own_negatives(items[own]), **shape)
+            loss = own_pair_loss(kind, states, targets, self._own_negatives(batch.members, rows), **shape)
         else:
-            loss = pair_loss(kind, states, vectors, candidates, column, offset.exp() / num_items, **shape)
-        return loss * (len(states) / total), None
+            loss = pair_loss(kind, states, targets, candidates, column, offset.exp() / num_items, **shape)
+        return loss * share, None
 
-    def _own_negatives(self, items: np.ndarray) -> Tensor:
-        """Vectors float [P, n, D] drawn for each row from all items but its own, int [P]."""
-        shape = (len(items), self.config.own_negatives)
-        drawn = self.rng.integers(self.model.num_items - 1, size=shape)
-        return self.model.item_rows(self._tensor(drawn + (drawn >= items[:, None])))
+    def _own_negatives(self, items: np.ndarray, rows: Rows) -> Tensor:
+        """Vectors float [R, n, D] drawn for each of some rows from all items but its own, int [P].
+
+        All processes draw for all rows, or their draws would part ways.
+        """
+        drawn = self.rng.integers(self.model.num_items - 1, size=(len(items), self.config.own_negatives))
+        return self.model.item_rows(self._tensor((drawn + (drawn >= items[:, None]))[rows]))
 
     def _item_candidates(self, items: np.ndarray, states: Tensor, wanted: int, sampler: Sampler) -> Drawn:
         """Items that compete for each state: vectors [M, D], the column of each row's own item
@@ -243,13 +255,13 @@ class Objective:
             incoming = incoming.detach()
         rows = self._sample_early(batch.layout, config.item_queries)
         wanted = None if self.model.item_side.causal else np.sort(rows)
-        before, _ = self.ranks.encode(
+        made, _ = self.ranks.encode(
             lambda rows, layout: self.model.items_before(rows, layout, wanted),
             incoming,
             batch.layout,
             self.model.empty_item,
         )
-        live = _live(batch, before, wanted)
+        live = _live(batch, self.ranks.everybody(made), slice(None) if wanted is None else wanted)
         # At the start of a window the item is unknown here, though it need not be new.
         known = np.flatnonzero(batch.layout.positions[live.row])
         self.item_bank.write(live.event[known], live.state[self._tensor(known), : self.model.dim])
@@ -347,8 +359,11 @@ class Objective:
         return made.index_copy(0, self._tensor(missing), trained)
 
     def _track_mean(self, states: Tensor, momentum: float = 0.99) -> None:
+        """Of this process's own states."""
         if self.model.training:
-            self.model.population_mean.lerp_(states.detach().mean(0), 1 - momentum)
+            ones = states.new_ones(len(states), 1)
+            total = self.ranks.total(torch.cat((states.detach(), ones), 1).sum(0))
+            self.model.population_mean.lerp_(total[:-1] / total[-1], 1 - momentum)
 
     def _sample(self, rows: int, most: int) -> np.ndarray:
         return self.rng.permutation(rows)[:most]
@@ -363,9 +378,8 @@ class Objective:
         return torch.from_numpy(array).to(self.device)
 
 
-def _live(batch: Batch, before: Tensor, wanted: np.ndarray | None) -> Live:
-    rows = np.arange(len(batch.events)) if wanted is None else wanted
-    return Live(rows, batch.events[rows], before)
+def _live(batch: Batch, before: Tensor, rows: Rows) -> Live:
+    return Live(np.arange(len(batch.events))[rows], batch.events[rows], before)
 
 
 def _with_partition(states: Tensor, log_partition: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """Who encodes which sequences of a step: one process all of them, several a share each.
 
-Every process has the whole batch, encodes its share of the sequences and gets everybody's states. Losses over all
-states are the same everywhere and count 1 / world; the loss of the next item, the dearest, is split by rows.
-What the processes add up to is the loss of one (`duality.training.distributed`).
+Every process has the whole batch, encodes its share of the sequences and gets everybody's states where a loss reads
+them. Losses over all states are the same everywhere and count 1 / world; the loss of the next item, the dearest, is
+split by rows. What the processes add up to is the loss of one (`duality.training.distributed`).
 
 Shapes: P rows of a batch, W states' width.
 """
@@ -26,7 +26,7 @@ class Alone:
     rank, world = 0, 1
 
     def encode(self, encode: Encode, rows: Tensor, layout: Layout, empty: Tensor) -> tuple[Tensor, slice]:
-        """States of all rows, and which rows are this process's own.
+        """States of this process's own rows, and which those are.
 
         Args:
             encode: rows float [p, D] of some sequences and their layout to states float [p, W].
@@ -36,8 +36,16 @@ class Alone:
         """
         return encode(rows, layout), slice(None)
 
+    def everybody(self, own: Tensor) -> Tensor:
+        """States of all rows, float [P, W], given what the last `encode` made; gradients go back to who made them."""
+        return own
+
     def gather(self, own: Tensor) -> Tensor:
         """Everybody's rows [P], given those of this process's own; no gradient."""
+        return own
+
+    def total(self, own: Tensor) -> Tensor:
+        """The sum of everybody's; no gradient."""
         return own
 
     def add_gradients(self, parameters: list[Parameter]) -> None:

@@ -58,6 +58,9 @@ class TrainConfig(Config):
     precision: Literal["float32", "bfloat16"] = "float32"  # what the encoders multiply in while they train
     patience: int = 8  # epochs without a better validation before stopping
     metric: str = "user_to_item.ndcg@10"
+    # Validate item to user as well once training is over: the state of every prefix is made, which takes encoders that
+    # make each alone longer than training did.
+    validate_item_to_user: bool = True
     seed: int = 0
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from duality.artifacts import fingerprint
 from duality.config import Config, read_toml, validate, with_overrides
@@ -99,6 +99,16 @@ class Recipe(Config):
     evaluate: EvaluateSection = EvaluateSection()
     update: UpdateSection | None = None
     target: TargetSection | None = None
+
+    @model_validator(mode="after")
+    def _validated_before_chosen(self) -> Recipe:
+        needed = self.choose.activity or (self.choose.generated_share and self.loss.two_sided)
+        if needed and not self.train.validate_item_to_user:
+            raise ValueError(
+                "generated_share and activity are chosen on both directions: set train.validate_item_to_user to true, or "
+                "choose.generated_share and choose.activity to false"
+            )
+        return self
 
     def training_fingerprint(self, data: str) -> str:
         """Identity of a training run: its settings and the dataset's fingerprint."""

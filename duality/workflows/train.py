@@ -85,7 +85,8 @@ def _train(
         return {}
     model = trainer.model.cpu()
     model.settle()
-    asked = {d: make_queries(world, split.hidden("validation"), d) for d in DIRECTIONS}
+    directions = DIRECTIONS if recipe.train.validate_item_to_user else (USER_TO_ITEM,)
+    asked = {d: make_queries(world, split.hidden("validation"), d) for d in directions}
     some = {d: _some(queries, VALIDATION_QUERIES) for d, queries in asked.items()}
     states = States(model, dataset, world.visible)
     chosen = choose(states, world, some, recipe.choose, generates=trainer.two_sided)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from safetensors.numpy import load_file
 from small_worlds import SMALL
 
 from duality.encoders.base import Layout
-from duality.training.distributed import shares
+from duality.training.distributed import ATTENTION, shares
 
 SETTINGS = [
     *SMALL,
@@ -22,6 +23,10 @@ SETTINGS = [
     "model.item_encoder.dropout=0.0",
     "train.epochs=4",
     "loss.negatives=20",
+]
+
+ONE_SIDED = [
+    f"loss.{name}=0" for name in ("users_compete", "next_user", "items_compete", "cycle_item", "cycle_user")
 ]
 
 
@@ -72,8 +77,31 @@ def test_an_encoder_that_cannot_be_divided_is_refused(world: Path, tmp_path: Pat
     assert "Traceback" not in done.stderr.split("torch/distributed")[0]
 
 
-def test_sequences_are_divided_by_rows_and_never_cut() -> None:
-    layout = Layout(np.array([1, 1, 2, 3, 5, 20]))
-    cuts = shares(layout, 3)
-    assert cuts.tolist() == [0, 5, 6, 6]
+def test_sequences_are_divided_by_what_they_cost_and_never_cut() -> None:
     assert shares(Layout(np.full(8, 4)), 2).tolist() == [0, 4, 8]
+    assert shares(Layout(np.array([1, 1, 2, 3, 5, 20])), 2).tolist() == [0, 5, 6]
+    assert shares(Layout(np.array([3])), 2).tolist() == [0, 1, 1]  # the second has none
+    lengths = np.sort(np.random.default_rng(0).integers(1, 400, size=300))
+    cuts, cost = shares(Layout(lengths), 4), lengths * (ATTENTION + lengths)
+    parts = [cost[first:last].sum() for first, last in pairwise(cuts)]
+    assert sum(parts) == cost.sum()
+    assert max(parts) - min(parts) <= 2 * cost.max()
+    rows = [lengths[first:last].sum() for first, last in pairwise(cuts)]
+    assert rows[0] > 1.2 * rows[-1]  # a row among long ones costs more
+
+
+@pytest.mark.parametrize("loss", ["loss.own_negatives=3", "loss.negatives=20"])
+def test_the_user_side_alone_asks_for_its_own_share_only(world: Path, tmp_path: Path, loss: str) -> None:
+    settings = [*SETTINGS, *ONE_SIDED, loss, "loss.kind=bce", "train.epochs=2"]
+    for number in (1, 2):
+        done = trained(tmp_path / str(number), world, number, settings)
+        assert done.returncode == 0, done.stderr
+    one, two = (
+        [json.loads(line)["loss"] for line in (tmp_path / number / "log.jsonl").open()]
+        for number in ("1", "2")
+    )
+    assert [losses.keys() for losses in one] == [{"next_item"}] * 2
+    for mine, theirs in zip(one, two, strict=True):
+        assert theirs["next_item"] == pytest.approx(mine["next_item"], abs=2e-4)
+    means = [load_file(tmp_path / n / "model.safetensors")["population_mean"] for n in ("1", "2")]
+    np.testing.assert_allclose(means[1], means[0], atol=1e-4)
