@@ -1,10 +1,12 @@
-"""Training speed: positions of real events a second, ours against padded SASRec, in turns.
+"""Training speed: positions of real events a second, ours against padded peers, in turns.
 
-    python benchmarks/training.py --data D [--sasrec FOLDER] [--users 1024] [--rounds 3] [--threads 2]
+    python benchmarks/training.py --data D [--sasrec FOLDER] [--gsasrec FOLDER] [--rectools] [--users 1024] [--rounds 3]
+        [--threads 2]
+    torchrun --nproc-per-node 2 benchmarks/training.py ...   (the same, and ours in two processes of a thread each)
 
 Everybody trains on the newest 200 events of the same users, in batches of about as many events, 50 dimensions,
-two blocks, one head, dropout .2. SASRec.pytorch (FOLDER holds its model.py) pads to 200 and asks one negative per
-position. Ours: the same block and loss; the default encoder with the same loss; the default encoder with a
+two blocks, one head, dropout .2. The peers (`training_peers.py`) pad to 200 and ask one negative per position.
+Ours: the same block and loss; the default encoder with the same loss; the default encoder with a
 softmax over all items, which is what our recipes do. Also printed: the share of this machine's matrix-product
 rate that each of ours reaches, counted from the products of one epoch.
 """
@@ -12,26 +14,28 @@ rate that each of ours reaches, counted from the products of one epoch.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch.utils.flop_counter import FlopCounterMode
+from training_peers import PEERS, Task
 
 from duality.data.dataset import Dataset
 from duality.data.histories import Histories, user_histories
 from duality.data.splits import split_named
 from duality.model.loss_config import LossConfig
+from duality.model.ranks import Alone
 from duality.model.two_sided import ModelConfig, TwoSided
+from duality.training.distributed import processes
 from duality.training.loop import Events, TrainConfig, Trainer
 
 DIM, LENGTH, SEQUENCES = 50, 200, 128
@@ -56,31 +60,48 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--sasrec", type=Path, help="folder with model.py of SASRec.pytorch")
+    parser.add_argument("--sasrec", type=Path, help="folder with model.py and utils.py of SASRec.pytorch")
+    parser.add_argument("--gsasrec", type=Path, help="folder with gsasrec.py of gSASRec-pytorch")
+    parser.add_argument("--rectools", action="store_true", help="RecTools, if it is installed")
     parser.add_argument("--users", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
-    torch.set_num_threads(given.threads)
     dataset = Dataset.open(given.data)
     histories = newest_of(dataset, given.users)
-    positions = len(histories.event)
-    epochs: dict[str, Epoch] = {}
-    if given.sasrec:
-        epochs["SASRec.pytorch"] = padded(given.sasrec, dataset, histories)
-    with tempfile.TemporaryDirectory() as folder:
-        for name, settings in OURS.items():
-            epochs[name] = packed(dataset, histories, settings, Path(folder))
-        seconds = in_turns(epochs, given.rounds)
-        rate = matrix_rate()
-        print(
-            f"{positions:,} events of {given.users:,} users; {given.threads} threads, {rate / 1e9:.0f} GFLOP/s"
-        )
-        slowest = np.median(next(iter(seconds.values())))
-        for name, times in seconds.items():
-            median = np.median(times)
-            share = "" if name not in OURS else f"  {products(epochs[name]) / median / rate:.0%} of that rate"
-            print(f"{name:34s} {positions / median:9,.0f} events/s  {slowest / median:5.1f} x{share}")
+    with processes("cpu") as ranks, tempfile.TemporaryDirectory() as folder:
+        epochs = {name: (epoch, Alone()) for name, epoch in peers(given, dataset, histories).items()}
+        for who in (Alone(), ranks) if ranks.world > 1 else (ranks,):
+            for name, settings in OURS.items():
+                made = packed(dataset, histories, settings, Path(folder), who)
+                epochs[name if who.world == 1 else f"{name}, {who.world} processes"] = made, who
+        seconds = in_turns(epochs, ranks, given.rounds, given.threads)
+        if ranks.rank == 0:
+            report(epochs, seconds, len(histories.event), given)
+        in_step(ranks)
+
+
+def peers(given: argparse.Namespace, dataset: Dataset, histories: Histories) -> dict[str, Epoch]:
+    """Epochs of those that were named."""
+    task = Task(dataset, histories, DIM, LENGTH, SEQUENCES)
+    folders = {"sasrec": given.sasrec, "gsasrec": given.gsasrec, "rectools": given.rectools}
+    return {name: make(task, folders[which]) for name, (which, make) in PEERS.items() if folders[which]}
+
+
+def report(
+    epochs: dict[str, tuple[Epoch, Alone]],
+    seconds: dict[str, list[float]],
+    positions: int,
+    given: argparse.Namespace,
+) -> None:
+    rate = matrix_rate()
+    print(f"{positions:,} events of {given.users:,} users; {given.threads} threads, {rate / 1e9:.0f} GFLOP/s")
+    slowest = np.median(next(iter(seconds.values())))
+    for name, times in seconds.items():
+        median = np.median(times)
+        counted = name in OURS
+        share = f"  {products(epochs[name][0]) / median / rate:.0%} of that rate" if counted else ""
+        print(f"{name:46s} {positions / median:9,.0f} events/s  {slowest / median:5.2f} x{share}")
 
 
 def newest_of(dataset: Dataset, users: int) -> Histories:
@@ -94,16 +115,28 @@ def newest_of(dataset: Dataset, users: int) -> Histories:
     return Histories(np.concatenate(([0], np.cumsum(lengths))), np.concatenate(pieces))
 
 
-def in_turns(epochs: dict[str, Epoch], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each epoch, one of each in turn, after one that does not count."""
+def in_turns(
+    epochs: dict[str, tuple[Epoch, Alone]], ranks: Alone, rounds: int, threads: int
+) -> dict[str, list[float]]:
+    """Seconds of each epoch, one of each in turn, after one that does not count; what is one process's the first
+    does, with all threads, while the others wait."""
     seconds: dict[str, list[float]] = {name: [] for name in epochs}
     for number in range(rounds + 1):
-        for name, epoch in epochs.items():
+        for name, (epoch, who) in epochs.items():
+            torch.set_num_threads(max(1, threads // who.world))
+            in_step(ranks)
             started = time.perf_counter()
-            epoch()
+            if who.world > 1 or ranks.rank == 0:
+                epoch()
             if number:
                 seconds[name].append(time.perf_counter() - started)
+    torch.set_num_threads(threads)
     return seconds
+
+
+def in_step(ranks: Alone) -> None:
+    if ranks.world > 1:
+        dist.barrier()
 
 
 def packed(
@@ -111,6 +144,7 @@ def packed(
     histories: Histories,
     settings: tuple[dict[str, Any], dict[str, Any], dict[str, Any]],
     folder: Path,
+    who: Alone,
 ) -> Epoch:
     """An epoch of ours, the user side alone."""
     shape, loss, training = settings
@@ -127,54 +161,9 @@ def packed(
         LossConfig.model_validate({**ONE_SIDED, **loss}),
         TrainConfig.model_validate({"rows": rows, "epochs": 1_000, **training}),
         folder=folder,
+        ranks=who,
     )
     return lambda: trainer._epoch(1) and None
-
-
-def padded(folder: Path, dataset: Dataset, histories: Histories) -> Epoch:
-    """An epoch of SASRec.pytorch as its main.py trains."""
-    spec = importlib.util.spec_from_file_location("sasrec_pytorch", folder / "model.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    settings = SimpleNamespace(
-        device="cpu",
-        norm_first=False,
-        hidden_units=DIM,
-        maxlen=LENGTH,
-        dropout_rate=0.2,
-        num_blocks=2,
-        num_heads=1,
-    )
-    model = module.SASRec(dataset.num_users, dataset.num_items, settings).train()
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, betas=(0.9, 0.98))
-    criterion, owners = torch.nn.BCEWithLogitsLoss(), np.flatnonzero(histories.lengths)
-    rng = np.random.default_rng(0)
-
-    def epoch() -> None:
-        for start in range(0, len(owners), SEQUENCES):
-            users = owners[start : start + SEQUENCES]
-            seen, after = padded_batch(dataset, histories, users)
-            negatives = rng.integers(1, dataset.num_items + 1, size=seen.shape) * (after > 0)
-            positive, negative = model(users, seen, after, negatives)
-            optimizer.zero_grad()
-            rows = np.where(after != 0)
-            loss = criterion(positive[rows], torch.ones_like(positive[rows]))
-            (loss + criterion(negative[rows], torch.zeros_like(negative[rows]))).backward()
-            optimizer.step()
-
-    return epoch
-
-
-def padded_batch(dataset: Dataset, histories: Histories, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Items and the items after them, int64 [B, 200], left-padded with 0; items count from 1."""
-    seen, after = np.zeros((2, len(users), LENGTH), np.int64)
-    for row, user in enumerate(users):
-        items = dataset.event_item[histories.event[histories.indptr[user] : histories.indptr[user + 1]]] + 1
-        seen[row, LENGTH - len(items) + 1 :] = items[:-1]
-        after[row, LENGTH - len(items) :] = items
-    return seen, after
 
 
 def products(epoch: Epoch) -> int:

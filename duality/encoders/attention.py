@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from duality.encoders.base import Layout, Run
 from duality.encoders.dense_attention import AT_ONCE, DenseAttention
 from duality.encoders.dropout import dropout
+from duality.encoders.groups import Group, groups_of
 
 Attend = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 Parts = tuple[Tensor, Tensor, Tensor]  # queries, keys and values of a run, float [n, H, L, K]
@@ -44,7 +45,8 @@ def packed_attention(
 
     short = max((length for _, _, length in layout.runs), default=0) <= AT_ONCE
     if share and short and value.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
-        mixed: Tensor = DenseAttention.apply(query_key, value, layout.runs, causal, share)
+        groups = groups_of(layout.runs) if causal else [Group(*run) for run in layout.runs]
+        mixed: Tensor = DenseAttention.apply(query_key, value, groups, causal, share)
         return mixed
 
     def attend(run: Run, parts: Parts) -> Tensor:

@@ -1,9 +1,10 @@
 """Attention with dropped weights on a processor: the weights are stored, the gradients written out.
 
-Autograd of the written-out form spends more on masks, views and copies than on products; one function for all runs of a
-batch takes two thirds of its time. Sequences go a block of rows at a time, so that little is computed of what lies ahead.
+Autograd of the written-out form spends more on masks, views and copies than on products; one function for all sequences
+of a batch takes two thirds of its time. Sequences go a block of rows at a time, so that little is computed of what lies
+ahead, and short ones of about one length together (`duality.encoders.groups`).
 
-Shapes: P packed rows, H heads, K dimensions of a head, L rows of a sequence, n sequences of a run.
+Shapes: P packed rows, H heads, K dimensions of a head, L rows of a sequence, n sequences of a group.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from duality.encoders.base import Run
 from duality.encoders.dropout import dropout_factors
+from duality.encoders.groups import Group
 
 AT_ONCE, BLOCK = 512, 96
 Block = tuple[
@@ -29,18 +30,19 @@ Block = tuple[
 class DenseAttention(torch.autograd.Function):
     """Softmax attention inside each sequence.
 
-    `apply(query_key, value, runs, causal, share)`: float [P, 2, H, K], float [P, H, K], runs of up to AT_ONCE rows a
-    sequence, whether a row sees only itself and what came before, share of the weights that is dropped; to float [P, H, K].
+    `apply(query_key, value, groups, causal, share)`: float [P, 2, H, K], float [P, H, K], groups of up to AT_ONCE rows a
+    sequence (padded ones only if causal, when what fills them lies ahead of every row), whether a row sees only itself
+    and what came before, share of the weights that is dropped; to float [P, H, K].
     Memory: two numbers a weight, kept for the gradients.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, query_key: Tensor, value: Tensor, runs: list[Run], causal: bool, share: float
+        ctx: Any, query_key: Tensor, value: Tensor, groups: list[Group], causal: bool, share: float
     ) -> Tensor:
         ctx.save_for_backward(query_key, value)
-        ctx.runs, ctx.stored, made = runs, [], []
-        for query, key, values in _parts(runs, *query_key.unbind(1), value):
+        ctx.groups, ctx.stored, made = groups, [], []
+        for query, key, values in _parts(groups, *query_key.unbind(1), value):
             blocks, mixed = [], torch.empty_like(values)
             for rows in _blocks(query.shape[1], causal):
                 known = slice(rows.stop if causal else None)
@@ -50,15 +52,17 @@ class DenseAttention(torch.autograd.Function):
                 blocks.append((rows, weights, kept))
             ctx.stored.append(blocks)
             made.append(mixed)
-        return _packed(runs, made, value)
+        return _packed(groups, made, value)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         query_key, value = ctx.saved_tensors
-        parts = _parts(ctx.runs, *query_key.unbind(1), value, gradient)
+        parts = _parts(ctx.groups, *query_key.unbind(1), value, gradient)
         made = [_gradients(blocks, *part) for blocks, part in zip(ctx.stored, parts, strict=True)]
-        to_query, to_key, to_value = (_packed(ctx.runs, pieces, value) for pieces in zip(*made, strict=True))
+        to_query, to_key, to_value = (
+            _packed(ctx.groups, pieces, value) for pieces in zip(*made, strict=True)
+        )
         return torch.stack((to_query, to_key), 1), to_value, None, None, None
 
 
@@ -98,28 +102,31 @@ def _blocks(length: int, causal: bool) -> list[slice]:
     return [slice(*between) for between in pairwise(ends)]
 
 
-def _parts(runs: list[Run], *packed: Tensor) -> Iterable[tuple[Tensor, ...]]:
-    """Packed rows as float [n H, L, K] of each run."""
-    return zip(*([_part(run, rows) for run in runs] for rows in packed), strict=True)
+def _parts(groups: list[Group], *packed: Tensor) -> Iterable[tuple[Tensor, ...]]:
+    """Packed rows as float [n H, L, K] of each group; 0 where a sequence is padded."""
+    return zip(*([_part(group, rows) for group in groups] for rows in packed), strict=True)
 
 
-def _part(run: Run, rows: Tensor) -> Tensor:
-    first, count, length = run
+def _part(group: Group, rows: Tensor) -> Tensor:
     _, heads, dim = rows.shape
+    first = group.first
+    if group.real is not None:
+        padded = rows.new_zeros(group.count * group.length, heads, dim)
+        rows, first = padded.index_copy_(0, group.real, rows[first : first + len(group.real)]), 0
     row, head, _ = rows.stride()
-    # One call instead of four: 70 runs a batch make views a fifth of the time.
-    shape, strides = (count, heads, length, dim), (length * row, head, row, 1)
+    # One call instead of four: 70 groups a batch make views a fifth of the time.
+    shape, strides = (group.count, heads, group.length, dim), (group.length * row, head, row, 1)
     part = rows.as_strided(shape, strides, rows.storage_offset() + first * row)
-    return part[:, 0] if heads == 1 else part.reshape(-1, length, dim)
+    return part[:, 0] if heads == 1 else part.reshape(-1, group.length, dim)
 
 
-def _packed(runs: list[Run], parts: Iterable[Tensor], like: Tensor) -> Tensor:
+def _packed(groups: list[Group], parts: Iterable[Tensor], like: Tensor) -> Tensor:
     """The opposite of `_parts`: float [P, H, K]."""
-    whole = (
-        part.unflatten(0, (count, -1)).transpose(1, 2).flatten(0, 1)
-        for (_, count, _), part in zip(runs, parts, strict=True)
-    )
-    return torch.cat(list(whole)).view_as(like)
+    whole = []
+    for group, part in zip(groups, parts, strict=True):
+        rows = part.unflatten(0, (group.count, -1)).transpose(1, 2).flatten(0, 1)
+        whole.append(rows if group.real is None else rows.index_select(0, group.real))
+    return torch.cat(whole).view_as(like)
 
 
 @lru_cache(maxsize=4)

@@ -25,8 +25,9 @@ from torch.nn import Parameter
 from duality.encoders.base import Layout
 from duality.model.ranks import Alone, Encode
 
-# Rows that a row can attend to for what else it costs, measured on a processor with 50 and 64 dimensions.
-ATTENTION = 500
+# What a row costs besides attention, and what a run of equally long sequences does besides its rows, in rows that a row
+# attends to: measured on a processor with 50 and 64 dimensions, 300 to 550 and 7,000 to 18,000.
+ROW, RUN = 400, 12_000
 
 
 class Ranks(Alone):
@@ -113,7 +114,9 @@ def processes(device: str) -> Iterator[Alone]:
 
 def shares(layout: Layout, world: int) -> np.ndarray:
     """int64 [world + 1]: process r encodes sequences cuts[r] to cuts[r + 1], which cost about as much as the others'."""
-    cost = np.concatenate(([0], np.cumsum(layout.lengths * (ATTENTION + layout.lengths))))
+    count = np.array([count for _, count, _ in layout.runs])
+    each = layout.lengths * (ROW + layout.lengths) + np.repeat(RUN / count, count)
+    cost = np.concatenate(([0], np.cumsum(each)))
     wanted = np.arange(1, world) * cost[-1] / world
     after = np.searchsorted(cost, wanted)
     inner = np.where(wanted - cost[after - 1] < cost[after] - wanted, after - 1, after)

@@ -10,6 +10,7 @@ from torch.nn import functional
 from duality.encoders import attention, dense_attention
 from duality.encoders.attention import packed_attention
 from duality.encoders.base import Layout
+from duality.encoders.groups import LONG, PADDED, Group, groups_of
 
 LENGTHS = np.array([1, 1, 3, 3, 3, 7, 20])
 
@@ -66,10 +67,36 @@ def test_stored_weights_with_nothing_dropped_are_those_of_torch(
 ) -> None:
     monkeypatch.setattr(dense_attention, "BLOCK", 6)
     inputs, layout = [part[..., :heads, :].detach().requires_grad_() for part in rows()], Layout(LENGTHS)
-    found = dense_attention.DenseAttention.apply(*inputs, layout.runs, causal, 0.0)
+    groups = groups_of(layout.runs) if causal else [Group(*run) for run in layout.runs]
+    assert len(groups) == (1 if causal else 4)
+    found = dense_attention.DenseAttention.apply(*inputs, groups, causal, 0.0)
     expected = oracle(*inputs, causal)
     torch.testing.assert_close(found, expected)
     weights = torch.randn_like(found)
     ours, theirs = (torch.autograd.grad((out * weights).sum(), inputs) for out in (found, expected))
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_groups_hold_every_row_once_in_order_and_pad_little() -> None:
+    lengths = np.sort(np.random.default_rng(0).integers(1, 150, size=300))
+    lengths = np.append(lengths, [200] * 20)
+    layout = Layout(lengths)
+    groups, place = groups_of(layout.runs), 0
+    for group in groups:
+        assert group.first == layout.offsets[place]
+        members = lengths[place : place + group.count]
+        assert group.length == members.max()
+        if group.real is None:
+            assert (members == group.length).all()
+        else:
+            padded = np.zeros((group.count, group.length), bool)
+            padded.reshape(-1)[group.real.numpy()] = True
+            assert (padded == (np.arange(group.length) < members[:, None])).all()
+            calls = len(np.unique(members))
+            assert group.count * group.length - members.sum() <= PADDED * (calls - 1)
+        place += group.count
+    assert place == len(lengths)
+    assert len(groups) < len(layout.runs) / 2
+    assert groups[-1].real is None
+    assert groups[-1].count * groups[-1].length >= LONG

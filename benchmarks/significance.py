@@ -1,7 +1,7 @@
 """Time and memory of the cluster bootstrap and the sign-flip test; how often either test is wrong.
 
-python benchmarks/statistics.py --queries 1000000 --resamples 1000
-python benchmarks/statistics.py --claims
+python benchmarks/significance.py --queries 1000000 --resamples 1000
+python benchmarks/significance.py --claims
 """
 
 from __future__ import annotations
