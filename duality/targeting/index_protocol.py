@@ -49,11 +49,10 @@ class TargetingIndex(Protocol):
     def nearest(self, vector: np.ndarray, k: int) -> Iterable[str]:
         """Ids of k users whose inner product with a vector float32 [D] is large, as the index finds them."""
 
-    def log_rates(self, ids: Sequence[str], vectors: np.ndarray, days: float) -> np.ndarray:
+    def log_rates(self, ids: Sequence[str], days: float) -> np.ndarray:
         """What turns log p(item | user) into the log of takes a day, float32 [U]: only asked for when a run wants it.
 
         Args:
-            vectors: float32 [U, D], of these users.
             days: fading time of the events that count.
 
         Raises InputError where the index has no histories, or these no time.

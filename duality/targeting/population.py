@@ -52,12 +52,12 @@ class Population:
         """float32 [U], added to every value; mapped. There where `add_rates` wrote it."""
         return np.load(self.folder / RATES, mmap_mode="r")
 
-    def add_rates(self, rates: Callable[[list[str], np.ndarray], np.ndarray]) -> None:
-        """Write what `rates` gives for ids and vectors float32 [n, D], a block at a time."""
+    def add_rates(self, rates: Callable[[list[str]], np.ndarray]) -> None:
+        """Write what `rates` gives for ids, float32 [n], a block at a time."""
         found = np.lib.format.open_memmap(self.folder / RATES, "w+", np.float32, (self.count,))
         for number in range(self.num_blocks):
-            rows, vectors = self.block(number)
-            found[rows] = rates(self.ids[rows].to_pylist(), vectors)
+            rows = self.rows(number)
+            found[rows] = rates(self.ids[rows].to_pylist())
         found.flush()
 
     @property

@@ -124,7 +124,7 @@ def begin(index: TargetingIndex, campaigns_path: Path, folder: Path, per_slot: i
     with atomic_folder(users, marker=INPUTS) as temporary:
         people = gather(index.users, temporary)
         if file.run.scores == "log-intensity":
-            people.add_rates(lambda ids, vectors: index.log_rates(ids, vectors, file.run.rate_days))
+            people.add_rates(lambda ids: index.log_rates(ids, file.run.rate_days))
         standing = standing_of(index, people, file, lists)
         standing.save(temporary)
         plan_run(index, file, people, standing)  # refuses what does not fit before any work is kept

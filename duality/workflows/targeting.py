@@ -102,9 +102,8 @@ class OpenedForTargeting:
         known = self._index.pair.users.attributes_of(people.names(people.sample))
         return page(outcome, document, self.about, known)
 
-    def log_rates(self, ids: Sequence[str], vectors: np.ndarray, days: float) -> np.ndarray:
-        """What turns log p(item | user) into the log of takes a day, float32 [U]: how often users act, in place of the
-        lately active that the model adds to their scores.
+    def log_rates(self, ids: Sequence[str], days: float) -> np.ndarray:
+        """What turns log p(item | user) into the log of takes a day, float32 [U]: how often users act.
 
         Half an event more than there were (Jeffreys) keeps users without any from being nobody.
 
@@ -115,7 +114,7 @@ class OpenedForTargeting:
         data = self._index.dataset
         rows = np.asarray(data.user_ids.find(list(ids)), np.int64) if data is not None else np.empty(0)
         events = np.where(rows >= 0, np.exp(rates[rows]), 0.0)
-        added: np.ndarray = np.log((events + 0.5) / days).astype(np.float32) - vectors[:, _ACTIVITY]
+        added: np.ndarray = np.log((events + 0.5) / days).astype(np.float32)
         return added
 
     def takes(self, items: Sequence[Sequence[str]], days: float) -> tuple[np.ndarray, float] | None:

@@ -75,8 +75,8 @@ class MemoryIndex:
         self.users = Users([f"u{row}" for row in order], vectors[order], [attributes[row] for row in order])
         self.items = Items(["a", "b,c"], random.normal(size=(2, 4)).astype(np.float32))
 
-    def log_rates(self, ids: list[str], vectors: np.ndarray, days: float) -> np.ndarray:
-        return np.array([int(text[1:]) / days for text in ids], np.float32) - vectors[:, 0]
+    def log_rates(self, ids: list[str], days: float) -> np.ndarray:
+        return np.array([int(text[1:]) / days for text in ids], np.float32)
 
     def probabilities(self, scores: np.ndarray, users: list[str]) -> np.ndarray:
         raise InputError("no calibration")
