@@ -16,10 +16,8 @@ from torch import Tensor
 
 from duality.encoders.base import Run
 
-PADDED, LONG = (
-    50,
-    500,
-)  # rows that may be padded for a call that is saved; a run of that many is worth one of its own
+PADDED = 50  # rows that may be padded for a call that is saved
+LONG = 1_000  # a run of that many rows is worth a call of its own
 
 
 @dataclass(frozen=True, eq=False)

@@ -209,6 +209,7 @@ class Objective:
         rows, states = self._asked(batch, vectors, mine, made)
         targets, column = vectors[rows], column[rows]
         share = len(states) / len(batch.events) if isinstance(rows, slice) else 1.0
+        negatives = self._own_negatives(batch.members, rows) if config.own_negatives else None
         if not len(states):
             return states.sum(), states.new_zeros(0) if config.kind == "softmax" else None
         if config.kind == "softmax":
@@ -220,8 +221,8 @@ class Objective:
         if config.kind == "gbce":
             shape["power"] = gbce_power(config.per_positive, num_items, config.calibration)
         kind: PairKind = "bpr" if config.kind == "bpr" else "bce"
-        if config.own_negatives:
-            loss = own_pair_loss(kind, states, targets, self._own_negatives(batch.members, rows), **shape)
+        if negatives is not None:
+            loss = own_pair_loss(kind, states, targets, negatives, **shape)
         else:
             loss = pair_loss(kind, states, targets, candidates, column, offset.exp() / num_items, **shape)
         return loss * share, None
