@@ -49,3 +49,6 @@ SMALL = [
     "train.rows=200",
     "train.warmup_steps=2",
 ]
+ONE_SIDED = [
+    f"loss.{term}=0" for term in ("users_compete", "next_user", "items_compete", "cycle_item", "cycle_user")
+]

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from small_worlds import SMALL
+from small_worlds import ONE_SIDED, SMALL
 
 from duality.encoders.base import Layout
 from duality.training.distributed import ROW, RUN, shares
@@ -23,10 +23,6 @@ SETTINGS = [
     "model.item_encoder.dropout=0.0",
     "train.epochs=4",
     "loss.negatives=20",
-]
-
-ONE_SIDED = [
-    f"loss.{name}=0" for name in ("users_compete", "next_user", "items_compete", "cycle_item", "cycle_user")
 ]
 
 

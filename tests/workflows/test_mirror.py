@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from small_worlds import SMALL, synthetic_log
+from small_worlds import ONE_SIDED, SMALL, synthetic_log
 
 import duality
 from duality.data.dataset import Dataset
@@ -25,9 +25,6 @@ from duality.model.two_sided import ModelConfig, TwoSided
 from duality.workflows.mirror import Mirror, mirror
 from duality.workflows.train import world_of
 
-ONE_SIDED = [
-    f"loss.{term}=0" for term in ("next_user", "items_compete", "users_compete", "cycle_item", "cycle_user")
-]
 SPLITS = ("leave-one-out", "temporal", "cold-item", "cold-user")
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from small_worlds import SHARED, SMALL
+from small_worlds import ONE_SIDED, SHARED, SMALL
 
 from duality.errors import ConfigError
 from duality.workflows.recipe import load_recipe
 from duality.workflows.run import import_section, run
+from duality.workflows.train import METRICS, train
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -98,6 +99,17 @@ def test_unknown_sections_are_refused(home: Path) -> None:
     (home / "bad.toml").write_text("[train\n")
     with pytest.raises(ConfigError, match="line 1"):
         run(home / "bad.toml")
+
+
+def test_what_is_chosen_on_both_directions_is_validated_on_both(world: Path, tmp_path: Path) -> None:
+    alone = "train.validate_item_to_user=false"
+    with pytest.raises(ConfigError, match=r"set train\.validate_item_to_user to true"):
+        load_recipe(None, [alone])
+    with pytest.raises(ConfigError, match=r"set train\.validate_item_to_user to true"):
+        load_recipe(None, [alone, *ONE_SIDED, "choose.activity=true"])
+    recipe = load_recipe(None, [alone, *SMALL, *ONE_SIDED, "train.epochs=1"])
+    validation = train(world / "datasets/default", tmp_path / "model", recipe)["validation"]
+    assert validation.keys() == {f"user_to_item.{name}" for name in METRICS}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "pipelines").glob("*.toml")), ids=lambda p: p.name)
