@@ -1,7 +1,7 @@
 """Training speed: positions of real events a second, ours against padded peers, in turns.
 
-    python benchmarks/training.py --data D [--sasrec FOLDER] [--gsasrec FOLDER] [--rectools] [--users 1024] [--rounds 3]
-        [--threads 2]
+    python benchmarks/training.py --data D [--sasrec FOLDER] [--gsasrec FOLDER] [--rectools] [--bfloat16]
+        [--users 1024] [--rounds 3] [--threads 2]
     torchrun --nproc-per-node 2 benchmarks/training.py ...   (the same, and ours in two processes of a thread each)
 
 Everybody trains on the newest 200 events of the same users, in batches of about as many events, 50 dimensions,
@@ -63,6 +63,7 @@ def main() -> None:
     parser.add_argument("--sasrec", type=Path, help="folder with model.py and utils.py of SASRec.pytorch")
     parser.add_argument("--gsasrec", type=Path, help="folder with gsasrec.py of gSASRec-pytorch")
     parser.add_argument("--rectools", action="store_true", help="RecTools, if it is installed")
+    parser.add_argument("--bfloat16", action="store_true", help="ours in bfloat16 as well")
     parser.add_argument("--users", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
@@ -73,6 +74,8 @@ def main() -> None:
         epochs = {name: (epoch, Alone()) for name, epoch in peers(given, dataset, histories).items()}
         for who in (Alone(), ranks) if ranks.world > 1 else (ranks,):
             for name, settings in OURS.items():
+                if settings[2] and not given.bfloat16:
+                    continue
                 made = packed(dataset, histories, settings, Path(folder), who)
                 epochs[name if who.world == 1 else f"{name}, {who.world} processes"] = made, who
         seconds = in_turns(epochs, ranks, given.rounds, given.threads)
