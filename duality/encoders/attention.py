@@ -45,7 +45,7 @@ def packed_attention(
 
     short = max((length for _, _, length in layout.runs), default=0) <= AT_ONCE
     if share and short and value.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
-        groups = groups_of(layout.runs) if causal else [Group(*run) for run in layout.runs]
+        groups = groups_of(layout) if causal else [Group(*run) for run in layout.runs]
         mixed: Tensor = DenseAttention.apply(query_key, value, groups, causal, share)
         return mixed
 

@@ -9,12 +9,13 @@ Shapes: n sequences of a group, L rows of its longest.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from duality.encoders.base import Run
+from duality.encoders.base import Layout, Run
 
 PADDED = 50  # rows that may be padded for a call that is saved
 LONG = 1_000  # a run of that many rows is worth a call of its own
@@ -37,23 +38,22 @@ class Group:
     real: Tensor | None = None
 
 
-def groups_of(runs: list[Run]) -> list[Group]:
-    """All sequences of a batch, in packed order."""
+@lru_cache(maxsize=4)
+def groups_of(layout: Layout) -> list[Group]:
+    """All sequences of a batch, in packed order; every block of an encoder asks for the same."""
     found: list[list[Run]] = []
-    for run in runs:
-        if found and _fits(found[-1], run):
+    room, sequences, rows, longest = -1, 0, 0, 0  # of the last group; a run of LONG rows leaves no room
+    for run in layout.runs:
+        _, count, length = run
+        sequences, rows, longest = sequences + count, rows + count * length, max(longest, length)
+        if count * length < LONG and sequences * longest - rows <= room:
             found[-1].append(run)
+            room += PADDED
         else:
             found.append([run])
+            sequences, rows, longest = count, count * length, length
+            room = PADDED if rows < LONG else -1
     return [_group(some) for some in found]
-
-
-def _fits(some: list[Run], run: Run) -> bool:
-    everybody = [*some, run]
-    if max(count * length for _, count, length in everybody) >= LONG:
-        return False
-    longest = max(length for _, _, length in everybody)
-    return sum(count * (longest - length) for _, count, length in everybody) <= PADDED * len(some)
 
 
 def _group(some: list[Run]) -> Group:

@@ -67,7 +67,7 @@ def test_stored_weights_with_nothing_dropped_are_those_of_torch(
 ) -> None:
     monkeypatch.setattr(dense_attention, "BLOCK", 6)
     inputs, layout = [part[..., :heads, :].detach().requires_grad_() for part in rows()], Layout(LENGTHS)
-    groups = groups_of(layout.runs) if causal else [Group(*run) for run in layout.runs]
+    groups = groups_of(layout) if causal else [Group(*run) for run in layout.runs]
     assert len(groups) == (1 if causal else 4)
     found = dense_attention.DenseAttention.apply(*inputs, groups, causal, 0.0)
     expected = oracle(*inputs, causal)
@@ -82,7 +82,7 @@ def test_groups_hold_every_row_once_in_order_and_pad_little() -> None:
     lengths = np.sort(np.random.default_rng(0).integers(1, 150, size=300))
     lengths = np.append(lengths, [200] * 20)
     layout = Layout(lengths)
-    groups, place = groups_of(layout.runs), 0
+    groups, place = groups_of(layout), 0
     for group in groups:
         assert group.first == layout.offsets[place]
         members = lengths[place : place + group.count]
