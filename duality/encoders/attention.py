@@ -18,9 +18,9 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from duality.encoders.base import Layout, Run
-from duality.encoders.dense_attention import AT_ONCE, DenseAttention
+from duality.encoders.dense_attention import DenseAttention
 from duality.encoders.dropout import dropout
-from duality.encoders.groups import Group, groups_of
+from duality.encoders.groups import AT_ONCE, Group, groups_of
 
 Attend = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 Parts = tuple[Tensor, Tensor, Tensor]  # queries, keys and values of a run, float [n, H, L, K]
@@ -43,8 +43,7 @@ def packed_attention(
         float [P, H, K].
     """
 
-    short = max((length for _, _, length in layout.runs), default=0) <= AT_ONCE
-    if share and short and value.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
+    if share and stores_weights(layout, value.device):
         groups = groups_of(layout) if causal else [Group(*run) for run in layout.runs]
         mixed: Tensor = DenseAttention.apply(query_key, value, groups, causal, share)
         return mixed
@@ -57,6 +56,12 @@ def packed_attention(
         return functional.scaled_dot_product_attention(*parts, is_causal=causal)
 
     return in_runs(attend, query_key, value, layout)
+
+
+def stores_weights(layout: Layout, device: torch.device) -> bool:
+    """Whether weights of all rows are made and kept at once: on a processor, for sequences of up to AT_ONCE rows."""
+    longest = max((length for _, _, length in layout.runs), default=0)
+    return longest <= AT_ONCE and device.type == "cpu" and not torch.is_autocast_enabled("cpu")
 
 
 def in_runs(

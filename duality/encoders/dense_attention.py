@@ -9,9 +9,7 @@ Shapes: P packed rows, H heads, K dimensions of a head, L rows of a sequence, n 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import lru_cache
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -19,9 +17,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from duality.encoders.dropout import dropout_factors
-from duality.encoders.groups import Group
+from duality.encoders.groups import AT_ONCE, Group, packed_parts, parts_of, row_blocks
 
-AT_ONCE, BLOCK = 512, 96
 Block = tuple[
     slice, Tensor, Tensor | None
 ]  # rows, their weights [n H, b, e], what dropout multiplied those with
@@ -42,9 +39,9 @@ class DenseAttention(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(query_key, value)
         ctx.groups, ctx.stored, made = groups, [], []
-        for query, key, values in _parts(groups, *query_key.unbind(1), value):
+        for query, key, values in parts_of(groups, *query_key.unbind(1), value):
             blocks, mixed = [], torch.empty_like(values)
-            for rows in _blocks(query.shape[1], causal):
+            for rows in row_blocks(query.shape[1], causal):
                 known = slice(rows.stop if causal else None)
                 weights = _weights(query, key, rows, known, causal)
                 kept = dropout_factors(weights, share) if share else None
@@ -52,16 +49,16 @@ class DenseAttention(torch.autograd.Function):
                 blocks.append((rows, weights, kept))
             ctx.stored.append(blocks)
             made.append(mixed)
-        return _packed(groups, made, value)
+        return packed_parts(groups, made, value)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         query_key, value = ctx.saved_tensors
-        parts = _parts(ctx.groups, *query_key.unbind(1), value, gradient)
+        parts = parts_of(ctx.groups, *query_key.unbind(1), value, gradient)
         made = [_gradients(blocks, *part) for blocks, part in zip(ctx.stored, parts, strict=True)]
         to_query, to_key, to_value = (
-            _packed(ctx.groups, pieces, value) for pieces in zip(*made, strict=True)
+            packed_parts(ctx.groups, pieces, value) for pieces in zip(*made, strict=True)
         )
         return torch.stack((to_query, to_key), 1), to_value, None, None, None
 
@@ -93,40 +90,6 @@ def _gradients(
 
 def _thinned(weights: Tensor, kept: Tensor | None) -> Tensor:
     return weights if kept is None else weights * kept
-
-
-def _blocks(length: int, causal: bool) -> list[slice]:
-    """Rows in about equal blocks; all at once where every row sees all."""
-    pieces = max(1, round(length / BLOCK)) if causal else 1
-    ends = [length * piece // pieces for piece in range(pieces + 1)]
-    return [slice(*between) for between in pairwise(ends)]
-
-
-def _parts(groups: list[Group], *packed: Tensor) -> Iterable[tuple[Tensor, ...]]:
-    """Packed rows as float [n H, L, K] of each group; 0 where a sequence is padded."""
-    return zip(*([_part(group, rows) for group in groups] for rows in packed), strict=True)
-
-
-def _part(group: Group, rows: Tensor) -> Tensor:
-    _, heads, dim = rows.shape
-    first = group.first
-    if group.real is not None:
-        padded = rows.new_zeros(group.count * group.length, heads, dim)
-        rows, first = padded.index_copy_(0, group.real, rows[first : first + len(group.real)]), 0
-    row, head, _ = rows.stride()
-    # One call instead of four: 70 groups a batch make views a fifth of the time.
-    shape, strides = (group.count, heads, group.length, dim), (group.length * row, head, row, 1)
-    part = rows.as_strided(shape, strides, rows.storage_offset() + first * row)
-    return part[:, 0] if heads == 1 else part.reshape(-1, group.length, dim)
-
-
-def _packed(groups: list[Group], parts: Iterable[Tensor], like: Tensor) -> Tensor:
-    """The opposite of `_parts`: float [P, H, K]."""
-    whole = []
-    for group, part in zip(groups, parts, strict=True):
-        rows = part.unflatten(0, (group.count, -1)).transpose(1, 2).flatten(0, 1)
-        whole.append(rows if group.real is None else rows.index_select(0, group.real))
-    return torch.cat(whole).view_as(like)
 
 
 @lru_cache(maxsize=4)

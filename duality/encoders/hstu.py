@@ -19,9 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from duality.config import Config
-from duality.encoders.attention import Parts, back, in_blocks, in_runs
+from duality.encoders.attention import Parts, back, in_blocks, in_runs, stores_weights
 from duality.encoders.base import Encoder, Layout, Run
 from duality.encoders.dropout import Dropout
+from duality.encoders.groups import groups_of
+from duality.encoders.pointwise_attention import PointwiseAttention, known_of
 from duality.encoders.times import BUCKETS, buckets
 
 
@@ -63,6 +65,8 @@ class HSTUBlock(nn.Module):
 
     def _mixed(self, query_key: Tensor, value: Tensor, layout: Layout) -> Tensor:
         """Pointwise attention inside each sequence, float [P, D]."""
+        if stores_weights(layout, value.device):
+            return self._stored(query_key, value / self.max_length, layout).flatten(1)
         ago = self._ago(layout, value.device)
 
         def attend(run: Run, parts: Parts) -> Tensor:
@@ -71,6 +75,13 @@ class HSTUBlock(nn.Module):
             return in_blocks(partial(self._pointwise, when), *parts)
 
         return in_runs(attend, query_key, value, layout).flatten(1)
+
+    def _stored(self, query_key: Tensor, value: Tensor, layout: Layout) -> Tensor:
+        """The same sum, float [P, H, K], by a function that knows its gradients."""
+        ago = None if layout.times is None else self.ago
+        known = known_of(layout, 0 if ago is None else len(ago) - 1)
+        mixed: Tensor = PointwiseAttention.apply(query_key, value, self.back, ago, groups_of(layout), known)
+        return mixed
 
     def _ago(self, layout: Layout, device: torch.device) -> Tensor | None:
         """When rows are asked and when they happened, int64 [P, 2], if both model and log know time."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from duality.encoders import attention, dense_attention
+from duality.encoders import attention, dense_attention, groups
 from duality.encoders.attention import packed_attention
 from duality.encoders.base import Layout
 from duality.encoders.groups import LONG, PADDED, Group, groups_of
@@ -49,7 +49,7 @@ def test_gradients_with_dropped_weights_are_those_of_what_was_drawn(
     at_once: int, causal: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attention, "AT_ONCE", at_once)
-    monkeypatch.setattr(dense_attention, "BLOCK", 6)
+    monkeypatch.setattr(groups, "BLOCK", 6)
     inputs, layout = rows(), Layout(LENGTHS)
 
     def attend(query_key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
@@ -65,11 +65,11 @@ def test_gradients_with_dropped_weights_are_those_of_what_was_drawn(
 def test_stored_weights_with_nothing_dropped_are_those_of_torch(
     causal: bool, heads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dense_attention, "BLOCK", 6)
+    monkeypatch.setattr(groups, "BLOCK", 6)
     inputs, layout = [part[..., :heads, :].detach().requires_grad_() for part in rows()], Layout(LENGTHS)
-    groups = groups_of(layout) if causal else [Group(*run) for run in layout.runs]
-    assert len(groups) == (1 if causal else 4)
-    found = dense_attention.DenseAttention.apply(*inputs, groups, causal, 0.0)
+    calls = groups_of(layout) if causal else [Group(*run) for run in layout.runs]
+    assert len(calls) == (1 if causal else 4)
+    found = dense_attention.DenseAttention.apply(*inputs, calls, causal, 0.0)
     expected = oracle(*inputs, causal)
     torch.testing.assert_close(found, expected)
     weights = torch.randn_like(found)
@@ -82,8 +82,8 @@ def test_groups_hold_every_row_once_in_order_and_pad_little() -> None:
     lengths = np.sort(np.random.default_rng(0).integers(1, 150, size=300))
     lengths = np.append(lengths, [200] * 20)
     layout = Layout(lengths)
-    groups, place = groups_of(layout), 0
-    for group in groups:
+    found, place = groups_of(layout), 0
+    for group in found:
         assert group.first == layout.offsets[place]
         members = lengths[place : place + group.count]
         assert group.length == members.max()
@@ -97,6 +97,6 @@ def test_groups_hold_every_row_once_in_order_and_pad_little() -> None:
             assert group.count * group.length - members.sum() <= PADDED * (calls - 1)
         place += group.count
     assert place == len(lengths)
-    assert len(groups) < len(layout.runs) / 2
-    assert groups[-1].real is None
-    assert groups[-1].count * groups[-1].length >= LONG
+    assert len(found) < len(layout.runs) / 2
+    assert found[-1].real is None
+    assert found[-1].count * found[-1].length >= LONG
