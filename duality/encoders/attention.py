@@ -58,10 +58,11 @@ def packed_attention(
     return in_runs(attend, query_key, value, layout)
 
 
-def stores_weights(layout: Layout, device: torch.device) -> bool:
-    """Whether weights of all rows are made and kept at once: on a processor, for sequences of up to AT_ONCE rows."""
+def stores_weights(layout: Layout, device: torch.device, reach: int | None = None) -> bool:
+    """Whether weights of all rows are made and kept: on a processor, if none sees (`reach`) more than AT_ONCE rows."""
     longest = max((length for _, _, length in layout.runs), default=0)
-    return longest <= AT_ONCE and device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    seen = longest if reach is None else min(reach, longest)
+    return seen <= AT_ONCE and device.type == "cpu" and not torch.is_autocast_enabled("cpu")
 
 
 def in_runs(
@@ -93,13 +94,16 @@ def _parts(run: Run, query_key: Tensor, value: Tensor) -> Parts:
     return q, k, value.view(count, length, *value.shape[1:]).transpose(1, 2)
 
 
-def in_blocks(attend: Attend, query: Tensor, key: Tensor, value: Tensor, *, causal: bool = True) -> Tensor:
+def in_blocks(
+    attend: Attend, query: Tensor, key: Tensor, value: Tensor, *, causal: bool = True, reach: int = 0
+) -> Tensor:
     """Attention a block of rows at a time; what it stored is made again for the gradients.
 
     Args:
         attend: queries float [n, H, b, K], keys and values [n, H, e, K] up to the last of them (all, if not
-            causal), and the place of the first, to float [n, H, b, K].
+            causal), and the place of the first query, to float [n, H, b, K].
         query, key, value: float [n, H, L, K].
+        reach: rows that a row sees, itself among them; of causal attention it leaves out keys that none sees. 0: all.
     """
     length = query.shape[2]
     if length <= AT_ONCE:
@@ -107,8 +111,8 @@ def in_blocks(attend: Attend, query: Tensor, key: Tensor, value: Tensor, *, caus
     pieces = []
     for start in range(0, length, BLOCK):
         end = min(start + BLOCK, length)
-        known = end if causal else length
-        part = query[:, :, start:end], key[:, :, :known], value[:, :, :known]
+        seen = slice(max(0, start - reach + 1) if reach else 0, end if causal else length)
+        part = query[:, :, start:end], key[:, :, seen], value[:, :, seen]
         pieces.append(checkpoint(attend, *part, start, use_reentrant=False))
     return torch.cat(pieces, dim=2)
 

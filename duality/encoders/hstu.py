@@ -4,7 +4,11 @@ Source: Zhai et al., "Actions speak louder than words" (2024), 3.1 and the publi
 SiLU and are divided by `max_length` instead of going through a softmax, so how much there is counts, not only
 its proportions. The bias depends on how far back a row lies, and on how long ago it happened.
 
-Cost: time grows with L^2; of sequences longer than `attention.AT_ONCE` the weights exist a block of rows at a time.
+Published, a history is cut into pieces, and the first rows of each see little. `sliding` lets every row see as many as the
+last one does, so that states depend on no cut and one pass has them for every prefix.
+
+Cost: time grows with L, at most `max_length` rows for each; on a processor their weights are stored, elsewhere they exist a
+block of rows at a time for sequences longer than `groups.AT_ONCE`.
 Shapes: P packed rows, D dimensions, H heads, K = D / H, L rows of a sequence, n sequences of a run.
 """
 
@@ -22,8 +26,7 @@ from duality.config import Config
 from duality.encoders.attention import Parts, back, in_blocks, in_runs, stores_weights
 from duality.encoders.base import Encoder, Layout, Run
 from duality.encoders.dropout import Dropout
-from duality.encoders.groups import groups_of
-from duality.encoders.pointwise_attention import PointwiseAttention, known_of
+from duality.encoders.pointwise_attention import PointwiseAttention, blocks_of
 from duality.encoders.times import BUCKETS, buckets
 
 
@@ -35,6 +38,7 @@ class HSTUConfig(Config):
     num_heads: int = 2
     dropout: float = 0.2
     max_length: int = 200
+    sliding: bool = False  # a row sees the max_length newest up to it, not what its piece of the history has
     time_buckets: int = BUCKETS  # of log(seconds) / .301; 0 knows no time
 
 
@@ -65,22 +69,22 @@ class HSTUBlock(nn.Module):
 
     def _mixed(self, query_key: Tensor, value: Tensor, layout: Layout) -> Tensor:
         """Pointwise attention inside each sequence, float [P, D]."""
-        if stores_weights(layout, value.device):
+        if stores_weights(layout, value.device, self.max_length):
             return self._stored(query_key, value / self.max_length, layout).flatten(1)
         ago = self._ago(layout, value.device)
 
         def attend(run: Run, parts: Parts) -> Tensor:
             first, count, length = run
             when = None if ago is None else ago[first : first + count * length].view(count, length, 2)
-            return in_blocks(partial(self._pointwise, when), *parts)
+            return in_blocks(partial(self._pointwise, when), *parts, reach=self.max_length)
 
         return in_runs(attend, query_key, value, layout).flatten(1)
 
     def _stored(self, query_key: Tensor, value: Tensor, layout: Layout) -> Tensor:
         """The same sum, float [P, H, K], by a function that knows its gradients."""
         ago = None if layout.times is None else self.ago
-        known = known_of(layout, 0 if ago is None else len(ago) - 1)
-        mixed: Tensor = PointwiseAttention.apply(query_key, value, self.back, ago, groups_of(layout), known)
+        blocks = blocks_of(layout, self.max_length, 0 if ago is None else len(ago) - 1)
+        mixed: Tensor = PointwiseAttention.apply(query_key, value, self.back, ago, layout, blocks)
         return mixed
 
     def _ago(self, layout: Layout, device: torch.device) -> Tensor | None:
@@ -94,13 +98,16 @@ class HSTUBlock(nn.Module):
         self, when: Tensor | None, query: Tensor, key: Tensor, value: Tensor, start: int
     ) -> Tensor:
         """What `attention.in_blocks` wants: SiLU of scores and bias, over `max_length`."""
-        distance = back(query, key, start)
-        scores = query @ key.transpose(2, 3) + self.back[distance.clamp(min=0)]
+        end = start + query.shape[2]
+        first = end - key.shape[2]
+        distance = back(query, key, start - first)
+        scores = query @ key.transpose(2, 3) + self.back[distance.clamp(0, self.max_length - 1)]
         if when is not None and self.ago is not None:
-            asked, happened = when[:, start : start + query.shape[2], :1], when[:, None, : key.shape[2], 1]
+            asked, happened = when[:, start:end, :1], when[:, None, first:end, 1]
             scores = scores + self.ago[buckets(asked - happened, len(self.ago) - 1)][:, None]
         weights = functional.silu(scores)
-        return weights.masked_fill(distance < 0, 0.0) @ value / self.max_length
+        hidden = (distance < 0) | (distance >= self.max_length)
+        return weights.masked_fill(hidden, 0.0) @ value / self.max_length
 
 
 class HSTU(Encoder):
@@ -110,7 +117,7 @@ class HSTU(Encoder):
         super().__init__(dim)
         if dim % config.num_heads:
             raise ValueError(f"dim {dim} must be a multiple of num_heads ({config.num_heads})")
-        self.max_length = config.max_length
+        self.max_length = 0 if config.sliding else config.max_length
         self.input_dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(HSTUBlock(dim, config) for _ in range(config.num_blocks))
 

@@ -29,8 +29,10 @@ def made(name: str, **settings: object) -> Encoder:
     return make_encoder(DIM, config).eval()
 
 
-@pytest.fixture(scope="module", params=list(ENCODERS))
+@pytest.fixture(scope="module", params=[*ENCODERS, "hstu, sliding"])
 def encoder(request: pytest.FixtureRequest) -> Encoder:
+    if request.param == "hstu, sliding":
+        return made("hstu", max_length=LONG, sliding=True)
     limited = {"sasrec": LONG, "hstu": LONG, "denoiser": LONG, "bert4rec": LONG + 1}
     return made(request.param, **({"max_length": limited[request.param]} if request.param in limited else {}))
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from duality.encoders import groups, hstu
-from duality.encoders.base import Layout
+from duality.encoders import attention, groups, hstu
+from duality.encoders.base import Layout, prefix_states
 from duality.encoders.hstu import HSTU, HSTUConfig
 
 LENGTHS = np.array([1, 1, 3, 3, 3, 7, 9, 20, 31])
@@ -32,12 +32,14 @@ def outcome(model: HSTU, rows: torch.Tensor, of: Layout) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("known", ["nothing", "past", "request"])
 @pytest.mark.parametrize("heads", [1, 2])
-@pytest.mark.parametrize("max_length", [16, 50])
+@pytest.mark.parametrize(
+    "shape", [{"max_length": 16}, {"max_length": 50}, {"max_length": 9, "sliding": True}]
+)
 def test_states_and_gradients_are_those_of_the_plain_sum(
-    known: str, heads: int, max_length: int, monkeypatch: pytest.MonkeyPatch
+    known: str, heads: int, shape: dict[str, int | bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
-    model = HSTU(8, HSTUConfig(num_heads=heads, max_length=max_length, dropout=0.0)).double()
+    model = HSTU(8, HSTUConfig(num_heads=heads, dropout=0.0, **shape)).double()
     with torch.no_grad():  # as drawn, biases are too small for a wrong one to show
         for weight in model.parameters():
             weight.normal_(std=0.5)
@@ -47,6 +49,11 @@ def test_states_and_gradients_are_those_of_the_plain_sum(
     found = outcome(model, rows, of)
     monkeypatch.setattr(hstu, "stores_weights", lambda *_: False)
     expected = outcome(model, rows, of)
+    monkeypatch.setattr(attention, "AT_ONCE", 5)  # a block of rows at a time, made again for the gradients
+    monkeypatch.setattr(attention, "BLOCK", 4)
+    for one, other in zip(outcome(model, rows, of), expected, strict=True):
+        if one is not None:
+            torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
     for one, other in zip(found, expected, strict=True):
         assert (one is None) == (other is None)
         if one is not None:
@@ -65,3 +72,14 @@ def test_states_in_float32_are_those_in_float64() -> None:
     rows, of = torch.randn(int(LENGTHS.sum()), 8), layout(timed=True)
     single = model(rows, of)
     torch.testing.assert_close(single.double(), model.double()(rows.double(), of), rtol=1e-4, atol=1e-5)
+
+
+def test_a_row_of_sliding_layers_sees_what_the_last_row_of_a_cut_history_sees() -> None:
+    """One layer over the newest rows is the published one; further layers see through what these rows saw."""
+    torch.manual_seed(0)
+    cut = HSTU(8, HSTUConfig(num_blocks=1, max_length=6, dropout=0.0)).double()
+    sliding = HSTU(8, HSTUConfig(num_blocks=1, max_length=6, sliding=True, dropout=0.0)).double()
+    sliding.load_state_dict(cut.state_dict())
+    rows, of = torch.randn(int(LENGTHS.sum()), 8, dtype=torch.float64), layout(timed=True)
+    torch.testing.assert_close(sliding(rows, of), prefix_states(cut, rows, of))
+    assert sliding.seen(of) is of
