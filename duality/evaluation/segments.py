@@ -10,12 +10,15 @@ Shapes: Q queries, E events, S segments.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from duality import metrics
 from duality.evaluation.intervals import Intervals, cluster_bootstrap
@@ -24,6 +27,7 @@ from duality.evaluation.queries import USER_TO_ITEM, Queries, World
 
 METRICS = ("ndcg@10", "recall@100")
 PARTS = 5
+MOST_VALUES = 10  # of a column that divides queries
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,13 +35,15 @@ class Segmentation:
     """One way to divide the queries: each is in exactly one segment.
 
     Args:
-        name: "history", "popularity" or "time".
+        name: "history", "popularity", "time", or "event-N-COLUMN" in letters that a file may have.
+        title: of what it divides by.
         words: what a label counts.
         labels: S labels, in rising order, none without a query.
         place: int64 [Q], the segment of each query.
     """
 
     name: str
+    title: str
     words: str
     labels: Sequence[str]
     place: np.ndarray
@@ -55,16 +61,43 @@ def segmentations(queries: Queries, world: World, direction: str) -> list[Segmen
     found = [
         _counted(
             "history",
+            "length of history",
             f"visible events of the {source} that asks, before the query",
             known_events(queries, world, direction),
         ),
         _counted(
             "popularity",
+            "popularity of the target",
             f"training events of the {target} to be found",
             training_events(queries, world, direction),
         ),
     ]
     return found if queries.time is None else [*found, _timed(queries.time)]
+
+
+def by_columns(table: pa.Table, queries: Queries) -> list[Segmentation]:
+    """The divisions by what the event that is to be found says of itself: columns of few values.
+
+    Args:
+        table: [E] the log's other columns, in event order.
+    """
+    asked, found = table.take(pa.array(queries.event)), []
+    for number, name in enumerate(table.column_names):
+        column = asked[name].combine_chunks()
+        if pa.types.is_nested(column.type):
+            continue
+        coded = column.dictionary_encode("encode")
+        if not 1 < len(coded.dictionary) <= MOST_VALUES:
+            continue
+        order = pc.sort_indices(coded.dictionary)
+        labels = [
+            "not known" if value is None else str(value) for value in coded.dictionary.take(order).to_pylist()
+        ]
+        place = np.argsort(order.to_numpy())[coded.indices.to_numpy()]
+        plain = re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
+        words = f"{name} of the event to be found"
+        found.append(Segmentation(f"event-{number}-{plain}", name, words, labels, place))
+    return found
 
 
 def known_events(queries: Queries, world: World, direction: str) -> np.ndarray:
@@ -101,11 +134,11 @@ def parts_of(values: np.ndarray, parts: int = PARTS) -> np.ndarray:
     return np.unique(np.searchsorted(edges, values, side="left"), return_inverse=True)[1]
 
 
-def _counted(name: str, words: str, counts: np.ndarray) -> Segmentation:
+def _counted(name: str, title: str, words: str, counts: np.ndarray) -> Segmentation:
     place = parts_of(counts)
     ends = [(counts[place == part].min(), counts[place == part].max()) for part in range(place.max() + 1)]
     labels = [f"{low:,}" if low == high else f"{low:,} to {high:,}" for low, high in ends]
-    return Segmentation(name, words, labels, place)
+    return Segmentation(name, title, words, labels, place)
 
 
 def _timed(times: np.ndarray) -> Segmentation:
@@ -115,7 +148,7 @@ def _timed(times: np.ndarray) -> Segmentation:
     labels = _spans(ends, "days")
     if len(set(labels)) < len(labels) or len(labels) == 1:
         labels = _spans(ends, "seconds")
-    return Segmentation("time", "moment of the query, UTC", labels, place)
+    return Segmentation("time", "time", "moment of the query, UTC", labels, place)
 
 
 def _spans(ends: Sequence[tuple[int, int]], unit: Literal["days", "seconds"]) -> list[str]:
@@ -132,6 +165,7 @@ def by_segment(
     pool: int = 0,
     names: Sequence[str] = METRICS,
     against: str | None = None,
+    more: Sequence[Segmentation] = (),
     seed: int = 0,
 ) -> list[dict[str, Any]]:
     """Metrics of the first scorer in every segment of every segmentation.
@@ -142,10 +176,11 @@ def by_segment(
         pool: of candidates, by number.
         names: metrics.
         against: another scorer of `measured`, to compare with on the same queries.
+        more: segmentations beside `segmentations`.
         seed: of the bootstrap.
 
     Returns:
-        Per segmentation {`name`, `words`, `rows`}; a row has `label`, `queries`, `sources` (clusters
+        Per segmentation {`name`, `title`, `words`, `rows`}; a row has `label`, `queries`, `sources` (clusters
         of the interval), `metrics` {name: {value, low, high}} and, with `against`, `differences`
         {name: {difference, low, high}}, first minus against. `low` and `high` are None when all
         queries of a segment share one source. The mean of `value` weighted by `queries` is the metric.
@@ -155,7 +190,7 @@ def by_segment(
     other = None if against is None else _values(measured, against, pool, names)
     table = own if other is None else np.column_stack((own, own - other))
     found = []
-    for division in segmentations(measured.queries, world, measured.direction):
+    for division in (*segmentations(measured.queries, world, measured.direction), *more):
         rows = []
         for number, label in enumerate(division.labels):
             kept = division.place == number
@@ -165,7 +200,7 @@ def by_segment(
                 {"label": label, "queries": int(kept.sum()), "sources": len(np.unique(clusters))}
                 | _row(intervals, names)
             )
-        found.append({"name": division.name, "words": division.words, "rows": rows})
+        found.append({"name": division.name, "title": division.title, "words": division.words, "rows": rows})
     return found
 
 

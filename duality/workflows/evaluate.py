@@ -88,7 +88,10 @@ def evaluate(
     measured_parts = {name: (_cold if cold else _ordinary)(task, name) for name in names}
     document = {name: part for name, (part, _) in measured_parts.items()}
     if report is not None:
-        evidence = {name: details(*found, seed=seed) for name, (_, found) in measured_parts.items()}
+        columns = dataset.event_attributes()
+        evidence = {
+            name: details(*found, columns=columns, seed=seed) for name, (_, found) in measured_parts.items()
+        }
         write_report(document, evidence, report, about=about_of(folder, dataset, run=run), figures=figures)
     return document
 

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from duality.artifacts import atomic_file, read_json
 from duality.data.dataset import Dataset
 from duality.errors import InputError, MissingExtraError
@@ -20,7 +22,7 @@ from duality.evaluation.queries import World
 from duality.evaluation.ranking import Scorer
 from duality.evaluation.report_curves import by_strength, rank_shares, recall_curve
 from duality.evaluation.report_lists import exposure_of
-from duality.evaluation.segments import by_segment
+from duality.evaluation.segments import by_columns, by_segment
 from duality.model.folder import ModelFolder
 from duality.workflows.calibration_file import FILE, MAKE, read_calibration
 from duality.workflows.report_words import About
@@ -30,12 +32,19 @@ SUFFIXES = (".html", ".htm")
 
 
 def details(
-    measured: Measured, world: World, scorers: Sequence[Scorer], *, lists: bool = True, seed: int = 0
+    measured: Measured,
+    world: World,
+    scorers: Sequence[Scorer],
+    *,
+    columns: pa.Table | None = None,
+    lists: bool = True,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """What the page shows beyond the document of one direction, ready for JSON.
 
     Args:
         measured, world, scorers: of `duality.evaluation.protocol.measure`.
+        columns: `Dataset.event_attributes`; those of few values divide the queries too.
         lists: also measure the exposure of the first 10; scores one query per source once more.
         seed: of the bootstrap.
 
@@ -47,11 +56,12 @@ def details(
     pools = [_pool(measured, number, seed) for number in range(len(measured.pools))]
     last, strongest = len(pools) - 1, pools[-1]["strongest"]
     compared = [scorer for scorer in scorers if scorer.name in (scorers[0].name, strongest)]
+    more = [] if columns is None else by_columns(columns, measured.queries)
     exposure = {scorer.name: exposure_of(scorer, measured, world) for scorer in compared if lists}
     return {
         "system": scorers[0].name,
         "pools": pools,
-        "segments": by_segment(measured, world, pool=last, against=strongest, seed=seed),
+        "segments": by_segment(measured, world, pool=last, against=strongest, more=more, seed=seed),
         "exposure": {name: found for name, found in exposure.items() if found is not None},
     }
 

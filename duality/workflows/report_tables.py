@@ -67,11 +67,8 @@ def segment_tables(direction: str, details: Part) -> list[Table]:
         if strongest is not None:
             heads += [f"{words.metric_title(name)} minus {strongest}" for name in names]
         rows = [(row["label"], _segment_cells(row)) for row in division["rows"]]
-        tables.append(Table(f"By {SEGMENT_TITLES[division['name']]}", heads, rows))
+        tables.append(Table(f"By {division['title']}", heads, rows))
     return tables
-
-
-SEGMENT_TITLES = {"history": "length of history", "popularity": "popularity of the target", "time": "time"}
 
 
 def _segment_cells(row: Part) -> list[Cell]:

@@ -5,16 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from worlds import DAY, TableScorer, random_scores, random_world
 
+from duality.evaluation import segments
 from duality.evaluation.protocol import Measured, measure
 from duality.evaluation.queries import DIRECTIONS, USER_TO_ITEM, World, make_queries
 from duality.evaluation.report_curves import by_strength, rank_shares, recall_curve
 from duality.evaluation.report_lists import exposure_of, one_per_source, top_lists
 from duality.evaluation.segments import (
+    by_columns,
     by_segment,
     known_events,
     parts_of,
@@ -182,3 +185,30 @@ def test_lists_are_the_best_unseen_and_exposure_adds_up(direction: str) -> None:
     assert found["slots"] == (lists >= 0).sum()
     shown = np.unique(lists[lists >= 0])
     assert found["coverage"] == pytest.approx(len(shown) / world.num_targets(direction))
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_columns_of_few_values_divide_queries_by_the_event_to_be_found(
+    direction: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segments, "MOST_VALUES", 3)
+    measured, world, _ = measured_world(3, direction)
+    events, asked = len(world.event_user), measured.queries.event
+    exact = [None if event % 3 == 2 else event % 3 == 1 for event in range(events)]
+    table = pa.table(
+        {
+            "../Exact": exact,
+            "serial": list(range(events)),
+            "same": ["a"] * events,
+            "tags": [["a"], ["b"]] * (events // 2) + [["a"]] * (events % 2),
+        }
+    )
+    (found,) = by_columns(table, measured.queries)
+    assert (found.name, found.title, found.labels) == (
+        "event-0-exact",
+        "../Exact",
+        ["False", "True", "not known"],
+    )
+    assert (found.place == asked % 3).all()
+    rows = by_segment(measured, world, more=[found])[-1]["rows"]
+    assert [row["queries"] for row in rows] == np.bincount(asked % 3).tolist()
