@@ -107,13 +107,15 @@ def user_states_after(model: TwoSided, dataset: Dataset, histories: Histories, v
         vectors: float32 [I, D], the item vectors that histories are made of.
     """
     states = model.empty_user.detach().repeat(len(histories.event) + histories.num_owners, 1)
-    for owners in row_batches(histories, ROWS):
-        events, lengths = histories.packed(owners)
-        layout = layout_of(model, dataset, events, lengths, dataset.event_user)
-        place = np.repeat(histories.indptr[owners] + owners + 1, lengths) + layout.positions
-        inputs = _rows(vectors, dataset.event_item[events])
-        encoded = model.user_states(inputs, layout, prefixes=True)
-        states[torch.from_numpy(place)] = encoded
+    with progress(len(histories.event), "encoding users after each event", unit="events") as bar:
+        for owners in row_batches(histories, ROWS):
+            events, lengths = histories.packed(owners)
+            layout = layout_of(model, dataset, events, lengths, dataset.event_user)
+            place = np.repeat(histories.indptr[owners] + owners + 1, lengths) + layout.positions
+            inputs = _rows(vectors, dataset.event_item[events])
+            encoded = model.user_states(inputs, layout, prefixes=True)
+            states[torch.from_numpy(place)] = encoded
+            bar.advance(len(events))
     return states
 
 
@@ -122,12 +124,14 @@ def states_before_events(model: TwoSided, dataset: Dataset, visible: np.ndarray)
     """The user's state just before each visible event, float32 [E, D]; other rows are zero."""
     histories = user_histories(dataset, visible)
     states = torch.zeros(dataset.num_events, model.dim)
-    for owners in row_batches(histories, ROWS):
-        events, lengths = histories.packed(owners)
-        layout = user_layout(model, dataset, events, lengths)
-        inputs = model.item_rows(torch.from_numpy(dataset.event_item[events].astype(np.int64)))
-        encoded = model.user_states(inputs, layout, prefixes=True)
-        states[torch.from_numpy(events)] = before_each(encoded, model.empty_user, layout)
+    with progress(len(histories.event), "encoding users before each event", unit="events") as bar:
+        for owners in row_batches(histories, ROWS):
+            events, lengths = histories.packed(owners)
+            layout = user_layout(model, dataset, events, lengths)
+            inputs = model.item_rows(torch.from_numpy(dataset.event_item[events].astype(np.int64)))
+            encoded = model.user_states(inputs, layout, prefixes=True)
+            states[torch.from_numpy(events)] = before_each(encoded, model.empty_user, layout)
+            bar.advance(len(events))
     return states
 
 
