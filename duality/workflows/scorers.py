@@ -48,6 +48,8 @@ class States:
 
     def __init__(self, model: TwoSided, dataset: Dataset, visible: np.ndarray) -> None:
         self.model, self.dataset, self.visible = model, dataset, visible
+        # Of the last queries: most ask about some users only, and often more than once.
+        self._asked: tuple[Queries | None, np.ndarray, np.ndarray] = (None, np.empty(0), np.empty(0))
 
     @cached_property
     def made(self) -> Made:
@@ -111,12 +113,21 @@ class States:
         """float32 [B, D + 3], stored form: the queries' users after all visible events, asked when the query is
         where the model is told that."""
         users = queries.user[rows]
-        if not self.model.config.request_time or queries.time is None:
+        if self.model.config.request_time and queries.time is not None:
+            return self._stored(users, queries.time[rows])
+        if "users" in self.__dict__:
             return self.users[users]
+        if self._asked[0] is not queries:
+            some = np.unique(queries.user)
+            self._asked = queries, some, self._stored(some)
+        _, some, vectors = self._asked
+        return vectors[np.searchsorted(some, users)]
+
+    def _stored(self, users: np.ndarray, asked: np.ndarray | None = None) -> np.ndarray:
+        """Some users after all visible events, stored form float32 [N, D + 3]; asked at int64 [N]."""
         events, lengths = self._histories.packed(users.astype(np.int64))
         some = Histories(np.concatenate(([0], np.cumsum(lengths))), events)
-        states = user_states(self.model, self.dataset, some, self.vectors, queries.time[rows])
-        return stored_users(self.model, states)
+        return stored_users(self.model, user_states(self.model, self.dataset, some, self.vectors, asked))
 
     @cached_property
     def users_after(self) -> np.ndarray:

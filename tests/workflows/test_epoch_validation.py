@@ -6,12 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from duality.data.dataset import Dataset
+from duality.data.histories import Histories
 from duality.data.splits import split_named
+from duality.embeddings import user_states
 from duality.errors import InputError
 from duality.evaluation.queries import USER_TO_ITEM, make_queries
 from duality.model.folder import ModelFolder
+from duality.model.two_sided import TwoSided
+from duality.workflows import scorers
 from duality.workflows.scorers import ModelScorer, States, TrainedStates
 from duality.workflows.train import _asked_after_epochs, validation, world_of
 
@@ -65,3 +70,26 @@ def test_where_most_targets_are_unseen_generated_vectors_are_asked(world: Path) 
         _asked_after_epochs(
             queries.part(np.zeros(len(queries), dtype=bool)), np.ones(dataset.num_items, bool)
         )
+
+
+def test_only_users_who_are_asked_about_are_encoded_and_no_differently(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset, model = (
+        Dataset.open(world / "datasets/default"),
+        ModelFolder.open(world / "models/default").load(),
+    )
+    visible, queries = asked(dataset)
+    some = queries.part(np.repeat(np.arange(len(queries))[5:60:7], 2)[::-1])  # twice each, newest user first
+    encoded = []
+
+    def counting(model: TwoSided, dataset: Dataset, histories: Histories, *given: object) -> torch.Tensor:
+        encoded.append(histories.num_owners)
+        return user_states(model, dataset, histories, *given)
+
+    monkeypatch.setattr(scorers, "user_states", counting)
+    states = States(model, dataset, visible.visible)
+    found = [states.users_asked(some, rows) for rows in (slice(0, 3), slice(3, len(some)))]
+    assert encoded == [len(np.unique(some.user))]
+    whole = States(model, dataset, visible.visible).users[some.user]
+    np.testing.assert_allclose(np.concatenate(found), whole, atol=1e-5)
