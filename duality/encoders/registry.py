@@ -14,6 +14,7 @@ from duality.encoders.hstu import HSTU, HSTUConfig
 from duality.encoders.sasrec import SASRec, SASRecConfig
 from duality.encoders.transformer import LiGR, LiGRConfig, Llama, LlamaConfig, Transformer, TransformerConfig
 from duality.encoders.vaswani import Vaswani, VaswaniConfig
+from duality.errors import ConfigError
 
 ENCODERS: dict[str, type] = {
     "transformer": Transformer,
@@ -47,7 +48,17 @@ def with_name(section: Any) -> Any:
     return {"name": "transformer", **section} if isinstance(section, dict) else section
 
 
-def make_encoder(dim: int, config: AnyConfig) -> Encoder:
-    """A freshly initialised encoder of `dim` dimensions."""
-    encoder: Encoder = ENCODERS[config.name](dim, config)
+def make_encoder(dim: int, config: AnyConfig, section: str = "encoder") -> Encoder:
+    """A freshly initialised encoder of `dim` dimensions.
+
+    Args:
+        section: of a recipe, for messages.
+
+    Raises:
+        ConfigError: these dimensions and settings do not go together.
+    """
+    try:
+        encoder: Encoder = ENCODERS[config.name](dim, config)
+    except ValueError as error:
+        raise ConfigError(f"model.dim and {section} ({config.name}): {error}") from None
     return encoder

@@ -116,8 +116,9 @@ class TwoSided(nn.Module):
             self.item_table.requires_grad_(False).zero_()
         # Rows that training knew of; `grow` adds others, and they do not compete in log Z.
         self.fitted = num_items
-        self.user_encoder = make_encoder(dim, config.user_encoder)
-        self.item_encoder = None if config.shared_encoder else make_encoder(dim, config.item_encoder)
+        self.user_encoder = make_encoder(dim, config.user_encoder, "model.user_encoder")
+        of_items = None if config.shared_encoder else config.item_encoder
+        self.item_encoder = None if of_items is None else make_encoder(dim, of_items, "model.item_encoder")
         asked = config.time_gaps
         self.user_gaps = TimeGaps(dim) if asked in ("users", "both") else None
         self.item_gaps = TimeGaps(dim) if asked in ("items", "both") else None

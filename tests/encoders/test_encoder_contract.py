@@ -15,6 +15,7 @@ from duality.encoders.positions import rotate, rotations
 from duality.encoders.registry import ENCODERS, EncoderConfig, make_encoder
 from duality.encoders.times import buckets
 from duality.encoders.transformer import Transformer
+from duality.errors import ConfigError
 
 DIM = 16
 lengths_lists = st.lists(st.integers(1, 12), min_size=1, max_size=6)
@@ -279,3 +280,10 @@ def test_positions_of_a_prediction_make_every_prefix_a_sequence() -> None:
     for length in range(1, 7):
         alone = original(rows[:length], Layout(np.array([length])))[-1]
         torch.testing.assert_close(states[length - 1], alone)
+
+
+@pytest.mark.parametrize("name", list(ENCODERS))
+def test_dimensions_that_heads_do_not_divide_are_refused_in_words(name: str) -> None:
+    config = TypeAdapter(EncoderConfig).validate_python({"name": name, "num_heads": 3})
+    with pytest.raises(ConfigError, match=rf"model.dim and model.user_encoder \({name}\): dim 16 must be"):
+        make_encoder(DIM, config, "model.user_encoder")
