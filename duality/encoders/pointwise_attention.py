@@ -40,7 +40,7 @@ class Block:
     span: Tensor | None = None
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)  # spans of 16,000 rows that see 200 each take 16 MB
 def blocks_of(layout: Layout, reach: int, highest: int) -> list[list[Block]]:
     """The blocks of every group of a batch; each layer of an encoder asks for the same.
 
