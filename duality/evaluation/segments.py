@@ -86,6 +86,8 @@ def by_columns(table: pa.Table, queries: Queries) -> list[Segmentation]:
         column = asked[name].combine_chunks()
         if pa.types.is_nested(column.type):
             continue
+        if pa.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
         coded = column.dictionary_encode("encode")
         if not 1 < len(coded.dictionary) <= MOST_VALUES:
             continue

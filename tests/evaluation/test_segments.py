@@ -198,12 +198,14 @@ def test_columns_of_few_values_divide_queries_by_the_event_to_be_found(
     table = pa.table(
         {
             "../Exact": exact,
+            "category": pa.array(exact).dictionary_encode(),
             "serial": list(range(events)),
             "same": ["a"] * events,
             "tags": [["a"], ["b"]] * (events // 2) + [["a"]] * (events % 2),
         }
     )
-    (found,) = by_columns(table, measured.queries)
+    found, same = by_columns(table, measured.queries)
+    assert (same.labels, same.place.tolist()) == (found.labels, found.place.tolist())
     assert (found.name, found.title, found.labels) == (
         "event-0-exact",
         "../Exact",
