@@ -23,9 +23,7 @@ class LossConfig(Config):
     cycle_item: float = 0.05
     cycle_user: float = 0.1
     negatives: int = 0  # negatives drawn per batch and shared by its rows; 0 takes every item
-    own_negatives: int = (
-        0  # drawn for each row of bce, gbce and bpr alone, as published; 0 shares `negatives`
-    )
+    own_negatives: int = 0  # drawn for each row alone, as published; 0 shares `negatives`
     sampler: str = "uniform"  # who is drawn: uniform, popularity:BETA, batch, hard:K, mixture:W*A+W*B
     kind: Literal["softmax", "bce", "gbce", "bpr"] = "softmax"  # of the next-item loss
     trust: float = 0.0  # rows of the next-item softmax weigh p^trust, p their item's probability
@@ -59,8 +57,6 @@ class LossConfig(Config):
     def _something_to_draw(self) -> LossConfig:
         if self.sampler != "uniform" and self.negatives < 1:
             raise ValueError(f"sampler {self.sampler} draws nothing while negatives is 0: set loss.negatives")
-        if self.own_negatives and self.kind == "softmax":
-            raise ValueError(
-                "a softmax shares its negatives: set loss.kind to bce, gbce or bpr, or own_negatives to 0"
-            )
+        if self.own_negatives and self.trust:
+            raise ValueError("trust weighs rows that share their negatives: set own_negatives or trust to 0")
         return self

@@ -34,7 +34,8 @@ from duality.model.live import Live
 from duality.model.loss_config import LossConfig
 from duality.model.losses import competition_loss, cycle_loss, partition_among, softmax_loss
 from duality.model.negatives import draw_negatives
-from duality.model.pair_losses import PairKind, gbce_power, own_pair_loss, pair_loss
+from duality.model.own_negatives import draw_own, own_negatives_loss
+from duality.model.pair_losses import PairKind, gbce_power, pair_loss
 from duality.model.ranks import Alone
 from duality.model.rivals import Rivals
 from duality.model.two_sided import TwoSided
@@ -209,31 +210,35 @@ class Objective:
         rows, states = self._asked(batch, vectors, mine, made)
         targets, column = vectors[rows], column[rows]
         share = len(states) / len(batch.events) if isinstance(rows, slice) else 1.0
-        negatives = self._own_negatives(batch.members, rows) if config.own_negatives else None
+        # All processes draw for all rows, or their draws would part ways.
+        negatives = draw_own(batch.members, config.own_negatives, self.model.num_items, self.rng)[rows]
         if not len(states):
-            return states.sum(), states.new_zeros(0) if config.kind == "softmax" else None
+            with_partition = config.kind == "softmax" and not config.own_negatives
+            return states.sum(), states.new_zeros(0) if with_partition else None
+        if config.own_negatives:
+            return self._own_negatives(states, targets, self._tensor(negatives)) * share, None
         if config.kind == "softmax":
             loss, log_partition = softmax_loss(
                 states, targets, candidates, column, offset=offset, trust=config.trust
             )
             return loss * share, log_partition
-        num_items, shape = self.model.num_items, {"per_positive": config.per_positive, "power": 1.0}
+        kind, shape = self._pairs()
+        weights = offset.exp() / self.model.num_items
+        return pair_loss(kind, states, targets, candidates, column, weights, **shape) * share, None
+
+    def _own_negatives(self, states: Tensor, targets: Tensor, drawn: Tensor) -> Tensor:
+        """Loss of rows with negatives of their own, int64 [R, n]."""
+        if self.config.kind == "softmax":
+            return own_negatives_loss("softmax", self.model, states, targets, drawn)
+        kind, shape = self._pairs()
+        return own_negatives_loss(kind, self.model, states, targets, drawn, **shape)
+
+    def _pairs(self) -> tuple[PairKind, dict[str, float]]:
+        """Which loss of pairs the recipe's kind is, and its numbers."""
+        config, power = self.config, 1.0
         if config.kind == "gbce":
-            shape["power"] = gbce_power(config.per_positive, num_items, config.calibration)
-        kind: PairKind = "bpr" if config.kind == "bpr" else "bce"
-        if negatives is not None:
-            loss = own_pair_loss(kind, states, targets, negatives, **shape)
-        else:
-            loss = pair_loss(kind, states, targets, candidates, column, offset.exp() / num_items, **shape)
-        return loss * share, None
-
-    def _own_negatives(self, items: np.ndarray, rows: Rows) -> Tensor:
-        """Vectors float [R, n, D] drawn for each of some rows from all items but its own, int [P].
-
-        All processes draw for all rows, or their draws would part ways.
-        """
-        drawn = self.rng.integers(self.model.num_items - 1, size=(len(items), self.config.own_negatives))
-        return self.model.item_rows(self._tensor((drawn + (drawn >= items[:, None]))[rows]))
+            power = gbce_power(config.per_positive, self.model.num_items, config.calibration)
+        return "bpr" if config.kind == "bpr" else "bce", {"per_positive": config.per_positive, "power": power}
 
     def _item_candidates(self, items: np.ndarray, states: Tensor, wanted: int, sampler: Sampler) -> Drawn:
         """Items that compete for each state: vectors [M, D], the column of each row's own item

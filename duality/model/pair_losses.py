@@ -1,10 +1,10 @@
 """Losses of a positive against single negatives: BCE, gBCE and BPR, each in expectation over uniform negatives.
 
-The published recipes draw k negatives for every positive, as `own_pair_loss` does. In `pair_loss` the rows of a batch share
-M candidates, which stand for all N items by their weights, and the loss is the mean over them times k: the same expectation
-with less noise, and one matrix product. With every item a candidate it is exact.
+The published recipes draw k negatives for every positive (`own_negatives.py`). Here the rows of a batch share M
+candidates, which stand for all N items by their weights, and the loss is the mean over them times k: the same
+expectation with less noise, and one matrix product. With every item a candidate it is exact.
 
-Shapes: P rows, M candidates, n negatives of a row, D dimensions.
+Shapes: P rows, M candidates, D dimensions.
 """
 
 from __future__ import annotations
@@ -70,23 +70,6 @@ def pair_loss(
             _chunk, kind, queries[part], positives[part], *shared, per_positive, power, use_reentrant=False
         )
     return total / len(queries)
-
-
-def own_pair_loss(
-    kind: PairKind,
-    queries: Tensor,
-    positives: Tensor,
-    negatives: Tensor,
-    *,
-    per_positive: float = 1.0,
-    power: float = 1.0,
-) -> Tensor:
-    """`pair_loss` of rows that share nothing: `negatives` float [P, n, D], drawn uniformly for each."""
-    own = (queries * positives).sum(1)
-    scores = (queries[:, None] * negatives).sum(2)
-    if kind == "bpr":
-        return softplus(scores - own[:, None]).mean()
-    return per_positive * softplus(scores).mean() + power * softplus(-own).mean()
 
 
 def _chunk(

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from duality.model import pair_losses
-from duality.model.pair_losses import gbce_power, own_pair_loss, pair_loss
+from duality.model.pair_losses import gbce_power, pair_loss
 
 ITEMS, ROWS, DIM, K, T = 30, 11, 6, 7.0, 0.75
 KINDS = ("bce", "gbce", "bpr")
@@ -107,19 +107,3 @@ def test_the_power_of_gbce() -> None:
     power, score = gbce_power(256, 3_417, 0.75), 1.3
     moved = math.log(1 / ((1 + math.exp(-score)) ** power - 1))
     assert math.log1p(math.exp(-moved)) == pytest.approx(power * math.log1p(math.exp(-score)))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_row_with_every_other_item_for_its_own_negatives_has_the_expectation(kind: str) -> None:
-    states, table, own = tensors()
-    others = torch.tensor([[item for item in range(ITEMS) if item != int(mine)] for mine in own])
-    power = gbce_power(K, ITEMS, T) if kind == "gbce" else 1.0
-    found = own_pair_loss(
-        "bpr" if kind == "bpr" else "bce", states, table[own], table[others], per_positive=K, power=power
-    )
-    positives = (states * table[own]).sum(1).numpy()
-    certain = 0.0 if kind == "bpr" else power * np.log1p(np.exp(-positives)).mean()
-    expected = certain + (by_hand(kind, states.numpy(), table.numpy(), own.numpy()) - certain) * ITEMS / (
-        ITEMS - 1
-    )
-    assert float(found) == pytest.approx(expected, rel=1e-12)

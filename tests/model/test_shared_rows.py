@@ -104,6 +104,7 @@ def test_a_step_with_drawn_negatives_never_makes_the_whole_table(
         rivals=rivals(world),
     )
     monkeypatch.setattr("duality.model.objective.POOL", 4)
+    monkeypatch.setattr("duality.model.own_negatives.FETCHED", 1)
     for part in (SharedRows, Composed):
         monkeypatch.setattr(part, "forward", whole)
     losses = made.step(*both_batches(world), remake_users=True)
