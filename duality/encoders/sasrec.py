@@ -28,8 +28,9 @@ class SASRecConfig(Config):
     num_heads: int = 1
     dropout: float = 0.2
     max_length: int = 200
-    # "slots" count from the newest row of a pass, "prediction" from the row that each state is asked of.
-    positions: Literal["slots", "prediction", "none"] = "slots"
+    # "slots" count back from the newest row of a pass, as padding on the left does; "oldest" count from the oldest
+    # row, as padding on the right does; "prediction" count back from the row that each state is asked of.
+    positions: Literal["slots", "oldest", "prediction", "none"] = "slots"
     # Controls: rows before the first attend, as slots without an item, or with a row that no item has.
     padding: Literal["none", "slots", "rows"] = "none"
 
@@ -67,8 +68,8 @@ class SASRec(SoftmaxStack):
             raise ValueError(f"dim {dim} must be a multiple of num_heads ({config.num_heads})")
         self.max_length, self.attention_dropout = config.max_length, config.dropout
         self.positions, self.padding = config.positions, config.padding
+        self.prefix_invariant = config.positions in ("oldest", "none") and config.padding == "none"
         # Each prefix is a sequence: training makes states one by one, as for encoders that see ahead.
-        self.prefix_invariant = config.positions == config.padding == "none"
         self.causal = config.positions != "prediction"
         self.slots = nn.Embedding(config.max_length, dim)
         self.input_dropout = Dropout(config.dropout)
@@ -98,6 +99,9 @@ class SASRec(SoftmaxStack):
         return self.input_dropout(rows if self.positions == "none" else rows + self.slots(positions)), None
 
     def positions_of(self, layout: Layout, device: torch.device) -> Tensor:
-        """Slots int64 [P]: the newest row has the last one."""
+        """Slots int64 [P]: the newest row has the last one, or the oldest the first."""
+        positions = packed_positions(layout, device)
+        if self.positions == "oldest":
+            return positions
         lengths = torch.from_numpy(layout.lengths).to(device)
-        return packed_positions(layout, device) + (self.max_length - lengths).repeat_interleave(lengths)
+        return positions + (self.max_length - lengths).repeat_interleave(lengths)

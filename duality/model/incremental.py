@@ -43,7 +43,7 @@ def continued(encoder: Encoder, rows: Tensor, layout: Layout) -> Continued:
         rows: float [P, D], packed input of the prefixes.
         layout: where each prefix lies; none is empty.
     """
-    if isinstance(encoder, SoftmaxStack) and encoder.prefix_invariant:
+    if isinstance(encoder, SoftmaxStack) and encoder.prefix_invariant and not encoder.max_length:
         return Cached(encoder, rows, layout)
     return Recomputed(encoder, rows, layout)
 

@@ -24,6 +24,7 @@ class LossConfig(Config):
     cycle_user: float = 0.1
     negatives: int = 0  # negatives drawn per batch and shared by its rows; 0 takes every item
     own_negatives: int = 0  # drawn for each row alone, as published; 0 shares `negatives`
+    unmet_negatives: bool = False  # own negatives are none that the user meets in training, as SASRec's
     sampler: str = "uniform"  # who is drawn: uniform, popularity:BETA, batch, hard:K, mixture:W*A+W*B
     kind: Literal["softmax", "bce", "gbce", "bpr"] = "softmax"  # of the next-item loss
     trust: float = 0.0  # rows of the next-item softmax weigh p^trust, p their item's probability
@@ -57,6 +58,8 @@ class LossConfig(Config):
     def _something_to_draw(self) -> LossConfig:
         if self.sampler != "uniform" and self.negatives < 1:
             raise ValueError(f"sampler {self.sampler} draws nothing while negatives is 0: set loss.negatives")
+        if self.unmet_negatives and not self.own_negatives:
+            raise ValueError("unmet_negatives are drawn for each row: set loss.own_negatives")
         if self.own_negatives and self.trust:
             raise ValueError("trust weighs rows that share their negatives: set own_negatives or trust to 0")
         return self

@@ -211,7 +211,10 @@ class Objective:
         targets, column = vectors[rows], column[rows]
         share = len(states) / len(batch.events) if isinstance(rows, slice) else 1.0
         # All processes draw for all rows, or their draws would part ways.
-        negatives = draw_own(batch.members, config.own_negatives, self.model.num_items, self.rng)[rows]
+        owners = batch.owners if config.unmet_negatives else None
+        negatives = draw_own(batch.members, config.own_negatives, self.model.num_items, self.rng, owners)[
+            rows
+        ]
         if not len(states):
             with_partition = config.kind == "softmax" and not config.own_negatives
             return states.sum(), states.new_zeros(0) if with_partition else None

@@ -24,12 +24,34 @@ Kind = Literal["softmax", "bce", "bpr"]
 # Fetching one vector for one row, and giving back its gradient, takes as long as products of the row with this many
 # items that all rows share (measured on one CPU thread with 3,706 and 20,000 items of 50 and 128 dimensions).
 FETCHED = 96
+REDRAWS = 20  # of negatives that their user has met
 
 
-def draw_own(items: np.ndarray, n: int, num_items: int, rng: np.random.Generator) -> np.ndarray:
-    """int64 [P, n]: for each row n items, uniformly from all but its own, int [P]; they may repeat."""
-    drawn = rng.integers(num_items - 1, size=(len(items), n))
-    return drawn + (drawn >= items[:, None])
+def draw_own(
+    items: np.ndarray, n: int, num_items: int, rng: np.random.Generator, owners: np.ndarray | None = None
+) -> np.ndarray:
+    """int64 [P, n]: for each row n items, uniformly from all but its own, int [P]; they may repeat.
+
+    With the rows' `owners`, int [P], none that the owner meets in any of these rows (a few may be left
+    of an owner who met nearly all). Source: Kang and McAuley (2018), 3.5.
+    """
+    drawn = _others(np.repeat(items[:, None], n, axis=1), num_items, rng)
+    if owners is None:
+        return drawn
+    known = np.unique(owners * num_items + items)
+    for _ in range(REDRAWS):
+        wanted = owners[:, None] * num_items + drawn
+        met = known[np.searchsorted(known, wanted).clip(max=len(known) - 1)] == wanted
+        if not met.any():
+            break
+        drawn[met] = _others(items[np.nonzero(met)[0]], num_items, rng)
+    return drawn
+
+
+def _others(items: np.ndarray, num_items: int, rng: np.random.Generator) -> np.ndarray:
+    """For each item another one, uniformly."""
+    drawn = rng.integers(num_items - 1, size=items.shape)
+    return drawn + (drawn >= items)
 
 
 def own_negatives_loss(

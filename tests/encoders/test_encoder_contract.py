@@ -30,10 +30,12 @@ def made(name: str, **settings: object) -> Encoder:
     return make_encoder(DIM, config).eval()
 
 
-@pytest.fixture(scope="module", params=[*ENCODERS, "hstu, sliding"])
+@pytest.fixture(scope="module", params=[*ENCODERS, "hstu, sliding", "sasrec, oldest"])
 def encoder(request: pytest.FixtureRequest) -> Encoder:
     if request.param == "hstu, sliding":
         return made("hstu", max_length=LONG, sliding=True)
+    if request.param == "sasrec, oldest":
+        return made("sasrec", max_length=LONG, positions="oldest")
     limited = {"sasrec": LONG, "hstu": LONG, "denoiser": LONG, "bert4rec": LONG + 1}
     return made(request.param, **({"max_length": limited[request.param]} if request.param in limited else {}))
 
@@ -280,6 +282,17 @@ def test_positions_of_a_prediction_make_every_prefix_a_sequence() -> None:
     for length in range(1, 7):
         alone = original(rows[:length], Layout(np.array([length])))[-1]
         torch.testing.assert_close(states[length - 1], alone)
+
+
+def test_positions_from_the_oldest_are_slots_where_nothing_is_empty() -> None:
+    slots, oldest = (made("sasrec", max_length=LONG, positions=kind) for kind in ("slots", "oldest"))
+    oldest.load_state_dict(slots.state_dict())
+    rows, full = torch.randn(LONG + 3, DIM), Layout(np.array([LONG]))
+    torch.testing.assert_close(oldest(rows[-LONG:], full), slots(rows[-LONG:], full))
+    # Of a history that is too long the newest count, from the oldest of them.
+    torch.testing.assert_close(oldest(rows, Layout(np.array([LONG + 3])))[-LONG:], oldest(rows[-LONG:], full))
+    short = Layout(np.array([LONG - 2]))
+    assert not torch.allclose(oldest(rows[: LONG - 2], short), slots(rows[: LONG - 2], short), atol=1e-3)
 
 
 @pytest.mark.parametrize("name", list(ENCODERS))

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from duality.encoders.base import Layout
+from duality.encoders.sasrec import SASRec, SASRecConfig
 from duality.encoders.transformer import Transformer, TransformerConfig
 from duality.errors import InputError
 from duality.model.decoding import METHODS, Decoding, _drawn, continuations
-from duality.model.incremental import Cached, Recomputed
+from duality.model.incremental import Cached, Recomputed, continued
 from duality.model.two_sided import ModelConfig, TwoSided
 
 LENGTHS = np.array([1, 3, 3, 7])
@@ -57,6 +58,19 @@ def test_cached_states_are_those_of_the_whole_history(positions: str) -> None:
             parents = torch.randint(0, 3, (4, 3)) if step % 2 else torch.tensor([[2, 0, 0]]).repeat(4, 1)
             cached.keep(parents)
             plain.keep(parents)
+
+
+@pytest.mark.parametrize("positions", ["oldest", "none"])
+def test_histories_that_grow_beyond_what_is_seen_lose_their_oldest(positions: str) -> None:
+    torch.manual_seed(0)
+    encoder = SASRec(16, SASRecConfig(max_length=6, positions=positions)).eval()
+    rows, added = torch.randn(5, 16), torch.randn(3, 16)
+    with torch.inference_mode():
+        grown = continued(encoder, rows, Layout(np.array([5])))
+        for step, row in enumerate(added):
+            found = grown.extend(row[None, None])[0, 0]
+            newest = torch.cat((rows, added[: step + 1]))[-6:]
+            torch.testing.assert_close(found, encoder(newest, Layout(np.array([6])))[-1])
 
 
 def test_nothing_seen_or_generated_comes_again() -> None:

@@ -175,6 +175,7 @@ def test_the_live_table_is_searched_exactly_and_as_it_is_now() -> None:
         ("loss.sampler=popularty:0.75", "did you mean popularity:0.75"),
         ("loss.sampler=hard:0", "sampler 'hard:0'"),
         ("loss.sampler=batch", "set loss.negatives"),
+        ("loss.unmet_negatives=true", "set loss.own_negatives"),
         ("loss.own_negatives=2 loss.trust=1", "set own_negatives or trust to 0"),
     ],
 )
@@ -194,8 +195,11 @@ def test_recipes_and_models_from_before_samplers_are_uniform(tmp_path: Path) -> 
     assert again.loss.sampler == "popularity:1"
 
 
+UNMET = {"own_negatives": 2, "unmet_negatives": True}
+
+
 @pytest.mark.parametrize("kind", ["softmax", "bce", "gbce", "bpr"])
-@pytest.mark.parametrize("shared", [{"negatives": 0}, {"negatives": 6}, {"own_negatives": 2}])
+@pytest.mark.parametrize("shared", [{"negatives": 0}, {"negatives": 6}, {"own_negatives": 2}, UNMET])
 def test_every_kind_of_loss_learns(kind: str, shared: dict[str, int]) -> None:
     made, (users, items) = objective(kind=kind, per_positive=4.0, **shared)
     optimizer, found = torch.optim.Adam(made.model.parameters(), lr=0.02), []

@@ -84,3 +84,22 @@ def test_every_item_but_the_rows_own_is_drawn_equally_often() -> None:
         others = np.delete(counts, item)
         # Chi-square with eight degrees of freedom: above 26 once in a thousand.
         assert ((others - 20_000 / 9) ** 2 / (20_000 / 9)).sum() < 26
+
+
+def test_what_an_owner_meets_is_not_drawn_for_them() -> None:
+    rng = np.random.default_rng(0)
+    owners, items = (
+        np.repeat([0, 1], [7, 2_000]),
+        np.concatenate((np.arange(7), rng.permutation(3).repeat(667)[:2_000])),
+    )
+    drawn = draw_own(items, 4, 10, rng, owners)
+    assert set(drawn[:7].ravel()) <= {7, 8, 9}
+    counts = np.bincount(drawn[7:].ravel(), minlength=10)
+    assert not counts[:3].any()
+    # Chi-square with six degrees of freedom: above 22 once in a thousand.
+    assert ((counts[3:] - 8_000 / 7) ** 2 / (8_000 / 7)).sum() < 22
+
+
+def test_who_met_everything_gets_other_items_than_the_rows_own() -> None:
+    items, owners = np.arange(5), np.zeros(5, dtype=np.int64)
+    assert (draw_own(items, 50, 5, np.random.default_rng(0), owners) != items[:, None]).all()
