@@ -114,6 +114,9 @@ def rank_pools(
     sources, targets = queries.sources(direction), queries.targets(direction)
     ranks = np.empty((len(scorers), len(pools), len(queries)), dtype=np.int64)
     candidates = np.empty(ranks.shape[1:], dtype=np.int64)
+    for scorer in scorers if len(queries) else ():
+        # What a scorer makes once and keeps (states, tables) would be taken for the speed of ranking.
+        _checked_scores(scorer, queries, slice(0, 1), direction, world)
     with progress(len(queries), f"ranking {direction}", unit="queries") as bar:
         for rows in blocks(len(queries), world.num_targets(direction)):
             excluded = _excluded(seen[sources[rows]], targets[rows])
