@@ -212,14 +212,12 @@ class Objective:
         share = len(states) / len(batch.events) if isinstance(rows, slice) else 1.0
         # All processes draw for all rows, or their draws would part ways.
         owners = batch.owners if config.unmet_negatives else None
-        negatives = draw_own(batch.members, config.own_negatives, self.model.num_items, self.rng, owners)[
-            rows
-        ]
+        negatives = draw_own(batch.members, config.own_negatives, self.model.num_items, self.rng, owners)
         if not len(states):
             with_partition = config.kind == "softmax" and not config.own_negatives
             return states.sum(), states.new_zeros(0) if with_partition else None
         if config.own_negatives:
-            return self._own_negatives(states, targets, self._tensor(negatives)) * share, None
+            return self._own_negatives(states, targets, self._tensor(negatives[rows])) * share, None
         if config.kind == "softmax":
             loss, log_partition = softmax_loss(
                 states, targets, candidates, column, offset=offset, trust=config.trust
