@@ -299,6 +299,9 @@ class Trainer:
         write_log(self.folder / "log.jsonl", self.state.history)
 
     def _banks(self) -> dict[str, np.ndarray]:
+        """What both banks hold; nothing writes those of a one-sided model, and they are as large as its log."""
+        if not self.two_sided:
+            return {}
         return {
             "user.states": self.user_bank.states,
             "user.log_partition": self.user_bank.log_partition,

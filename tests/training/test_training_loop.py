@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
+from small_worlds import ONE_SIDED
 
 from duality.data.importing import import_events
 from duality.errors import ConfigError, InputError, TrainingError
@@ -62,8 +64,11 @@ def test_losses_fall_and_the_folder_is_complete(data: Path, tmp_path: Path) -> N
     assert ModelFolder.open(tmp_path / "m").load().item_table.shape == (60, 16)
 
 
-def test_resume_after_kill_gives_the_losses_of_an_uninterrupted_run(data: Path, tmp_path: Path) -> None:
-    settings = [*SMALL, "train.epochs=6", "train.patience=0"]
+@pytest.mark.parametrize("two_sided", [True, False])
+def test_resume_after_kill_gives_the_losses_of_an_uninterrupted_run(
+    data: Path, tmp_path: Path, two_sided: bool
+) -> None:
+    settings = [*SMALL, *(() if two_sided else ONE_SIDED), "train.epochs=6", "train.patience=0"]
     train(data, tmp_path / "whole", load_recipe(None, settings))
     code = (
         "import sys, time; from pathlib import Path\n"
@@ -83,6 +88,8 @@ def test_resume_after_kill_gives_the_losses_of_an_uninterrupted_run(data: Path, 
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "cut/config.json").exists()
+    # As large as the log, and nothing writes them for one side: each epoch would store zeros.
+    assert bool(load_file(tmp_path / "cut/checkpoint/banks.safetensors")) is two_sided
     train(data, tmp_path / "cut", load_recipe(None, settings), resume=True)
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
     same = [ModelFolder.open(tmp_path / name).fingerprint for name in ("cut", "whole")]
