@@ -44,6 +44,8 @@ class ModelConfig(Config):
     user_encoder: EncoderConfig = TransformerConfig()
     item_encoder: EncoderConfig = TransformerConfig()
     shared_encoder: bool = False  # users encode items and items users with the weights of user_encoder
+    # Standard deviation of items' rows before training, .02 in much published code; 0: one over the root of dim.
+    item_std: float = Field(default=0.0, ge=0)
     item_history: int = 128  # newest users that an item is made from; 0 takes all
     score: Literal["inner product", "cosine"] = "inner product"
     temperature: float = Field(default=0.05, gt=0)  # of cosine scores
@@ -111,7 +113,8 @@ class TwoSided(nn.Module):
         # What the encoders multiply in: bfloat16 while they are trained so, else the weights' own type.
         self.low: torch.dtype | None = None
         rows = config.shared_rows or num_items
-        self.item_table = nn.Parameter(torch.randn(rows, dim) / math.sqrt(dim))
+        spread = 1 / config.item_std if config.item_std else math.sqrt(dim)
+        self.item_table = nn.Parameter(torch.randn(rows, dim) / spread)
         if not config.own_rows:
             self.item_table.requires_grad_(False).zero_()
         # Rows that training knew of; `grow` adds others, and they do not compete in log Z.

@@ -30,6 +30,14 @@ def small_model(items: int = 10, **encoders: object) -> TwoSided:
     return model
 
 
+def test_rows_of_items_begin_as_spread_as_asked() -> None:
+    by_itself, asked = (
+        small_model(2_000, **chosen).item_table.std().item() for chosen in ({}, {"item_std": 0.02})
+    )
+    assert by_itself == pytest.approx(0.25, rel=0.02)
+    assert asked == pytest.approx(0.02, rel=0.02)
+
+
 def test_a_shared_encoder_is_one_set_of_weights_that_both_sides_train() -> None:
     torch.manual_seed(0)
     shape = ModelConfig(dim=16, user_encoder=SHAPE, item_encoder=SHAPE, shared_encoder=True)
