@@ -24,7 +24,7 @@ class LossConfig(Config):
     cycle_user: float = 0.1
     negatives: int = 0  # negatives drawn per batch and shared by its rows; 0 takes every item
     own_negatives: int = 0  # drawn for each row alone, as published; 0 shares `negatives`
-    unmet_negatives: bool = False  # own negatives are none that the user meets in training, as SASRec's
+    unmet_negatives: bool = False  # own negatives are no items that the user is trained on, as SASRec's
     sampler: str = "uniform"  # who is drawn: uniform, popularity:BETA, batch, hard:K, mixture:W*A+W*B
     kind: Literal["softmax", "bce", "gbce", "bpr"] = "softmax"  # of the next-item loss
     trust: float = 0.0  # rows of the next-item softmax weigh p^trust, p their item's probability

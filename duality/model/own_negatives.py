@@ -1,7 +1,7 @@
 """The next-item loss with negatives that each row draws for itself, as published recipes do.
 
-HSTU's softmax, gSASRec's and SASRec's binary cross-entropy and BPR draw uniformly from all items but the row's own;
-nothing corrects for what was not drawn, so the softmax's partition is that of n + 1 items.
+For HSTU's softmax, gSASRec's and SASRec's binary cross-entropy and BPR: drawn uniformly from all items but the row's own,
+or but all of the user's; nothing corrects for what was not drawn, so the softmax's partition is that of n + 1 items.
 
 Shapes: P rows, n negatives of each, N items, D dimensions.
 """

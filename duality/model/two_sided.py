@@ -44,7 +44,7 @@ class ModelConfig(Config):
     user_encoder: EncoderConfig = TransformerConfig()
     item_encoder: EncoderConfig = TransformerConfig()
     shared_encoder: bool = False  # users encode items and items users with the weights of user_encoder
-    # Standard deviation of items' rows before training, .02 in much published code; 0: one over the root of dim.
+    # Standard deviation of items' rows before training, .02 in some published code; 0: one over the root of dim.
     item_std: float = Field(default=0.0, ge=0)
     item_history: int = 128  # newest users that an item is made from; 0 takes all
     score: Literal["inner product", "cosine"] = "inner product"
