@@ -13,6 +13,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # processes that share the cores take a
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The commands of the pages take longest and run one after another: started last, they alone would be waited for."""
+    items.sort(key=lambda item: item.path.name != "test_docs.py")
+
+
 @pytest.fixture(scope="session")
 def log_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A source folder: interactions.parquet and items.parquet."""
