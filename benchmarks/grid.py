@@ -1,6 +1,7 @@
 """Variants of one recipe, with seeds, trained and compared: one table.
 
-    python benchmarks/grid.py GRID.toml --data D --folder F [--seeds 0,1,2] [--only NAME,NAME] [--no-compare]
+    python benchmarks/grid.py GRID.toml --data D --folder F [--seeds 0,1,2] [--only NAME,NAME]
+        [--no-compare | --figure FILE.svg]
 
 GRID.toml names the variant that the others are compared with, the settings of all, and of each:
 
@@ -42,6 +43,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--only", help="variants to train [all]")
     parser.add_argument("--direction", default=USER_TO_ITEM)
+    parser.add_argument("--figure", type=Path, help="SVG of the differences")
     parser.add_argument("--no-compare", action="store_true")
     given = parser.parse_args()
     grid = tomllib.loads(given.grid.read_text(encoding="utf-8"))
@@ -55,6 +57,8 @@ def main() -> None:
         for direction, part in report.items():
             print(f"\n{direction}, {part['queries']:,} queries, {part['candidates']}\n")
             print(table(part, grid["against"], given.folder))
+            if given.figure is not None:
+                draw(part, grid["against"], given.figure)
 
 
 def _train(data: Path, out: Path, settings: list[str], seed: str) -> None:
@@ -76,33 +80,87 @@ def compared(
 
 def table(part: dict[str, Any], against: str, folder: Path) -> str:
     """One line a variant, as Markdown: values, differences, validation and processor seconds of a training."""
+    found = differences(part, against)
+    heads = " | ".join(f"{metric} | difference | p (Holm)" for metric in METRICS)
     lines = [
-        f"| | seeds | {' | '.join(METRICS)} | difference in {METRICS[0]} | p (Holm) | validation | CPU seconds |",
-        "|---|---|" + "---|" * (len(METRICS) + 4),
+        f"| | seeds | {heads} | validation | CPU seconds |",
+        "|---|---|" + "---|" * (3 * len(METRICS) + 2),
     ]
-    rows = {
-        frozenset(
-            (row["first"], row["second"]),
-        ): row
-        for row in part["comparisons"]
-        if row["metric"] == METRICS[0]
-    }
     for name, model in part["models"].items():
-        values = " | ".join(f"{model['metrics'][metric]['value']:.4f}" for metric in METRICS)
-        row = rows.get(frozenset((name, against)))
-        lines.append(
-            f"| {name} | {model['seeds']} | {values} | {_difference(row, name)} | {_validation(folder, name)} |"
+        values = (
+            f"{model['metrics'][metric]['value']:.4f} | {_cells(found.get((name, metric)))}"
+            for metric in METRICS
         )
+        lines.append(f"| {name} | {model['seeds']} | {' | '.join(values)} | {_validation(folder, name)} |")
     return "\n".join(lines)
 
 
-def _difference(row: dict[str, Any] | None, name: str) -> str:
+def differences(part: dict[str, Any], against: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """(variant, metric) to difference, low, high and p_holm of the variant less `against`."""
+    found = {}
+    for row in part["comparisons"]:
+        if against not in (row["first"], row["second"]):
+            continue
+        sign = 1 if row["second"] == against else -1
+        # + 0.0, or nothing would be written as -0.
+        low, high = sorted(sign * row[end] + 0.0 for end in ("low", "high"))
+        name = row["first"] if sign == 1 else row["second"]
+        found[name, row["metric"]] = {
+            "variant": name,
+            "metric": row["metric"],
+            "difference": sign * row["difference"] + 0.0,
+            "low": low,
+            "high": high,
+            "p_holm": row["p_holm"],
+        }
+    return found
+
+
+def _cells(row: dict[str, Any] | None) -> str:
     if row is None:
         return "– | –"
-    sign = 1 if row["first"] == name else -1
-    # + 0.0, or nothing would be written as -0.
-    low, high = sorted((sign * row["low"] + 0.0, sign * row["high"] + 0.0))
-    return f"{sign * row['difference'] + 0.0:+.4f} [{low:+.4f}, {high:+.4f}] | {row['p_holm']:.3f}"
+    text = f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]"
+    shows = row["low"] * row["high"] > 0 and row["p_holm"] < 0.05
+    return f"{f'**{text}**' if shows else text} | {row['p_holm']:.3f}"
+
+
+def draw(part: dict[str, Any], against: str, figure: Path) -> None:
+    """Differences with their intervals, a line for each variant, a panel for each metric, as SVG."""
+    from duality.workflows.report_drawing import COLOURS, CONFIG, SCHEMA, quantity, svg
+
+    rows = list(differences(part, against).values())
+    names = [name for name in part["models"] if name != against]
+    variant = {
+        "field": "variant",
+        "type": "nominal",
+        "sort": names,
+        "title": None,
+        "axis": {"labelLimit": 300},
+    }
+    title = f"difference from {against}"
+    picture = {
+        "$schema": SCHEMA,
+        "config": CONFIG,
+        "data": {"values": rows},
+        "facet": {"column": {"field": "metric", "type": "nominal", "title": None}},
+        "spec": {
+            "width": 260,
+            "height": {"step": 22},
+            "layer": [
+                {"mark": {"type": "rule", "color": "#999999"}, "encoding": {"x": {"datum": 0}}},
+                {
+                    "mark": {"type": "rule", "color": COLOURS[0], "strokeWidth": 2},
+                    "encoding": {"x": quantity("low", title), "x2": {"field": "high"}, "y": variant},
+                },
+                {
+                    "mark": {"type": "point", "filled": True, "opacity": 1, "size": 60, "color": COLOURS[0]},
+                    "encoding": {"x": quantity("difference", title), "y": variant},
+                },
+            ],
+        },
+        "resolve": {"scale": {"x": "independent"}},
+    }
+    figure.write_text(svg(picture), encoding="utf-8")
 
 
 def _validation(folder: Path, name: str) -> str:

@@ -185,7 +185,7 @@ def test_a_grid_trains_its_variants_and_compares_them_with_one(
     path.write_text(text + "".join(f"{name} = {json.dumps(given)}\n" for name, given in variants.items()))
     folder = tmp_path / "models"
     asked = ["grid.py", str(path), "--data", str(data), "--folder", str(folder), "--seeds", "0,1"]
-    monkeypatch.setattr(sys, "argv", asked)
+    monkeypatch.setattr(sys, "argv", [*asked, "--figure", str(tmp_path / "differences.svg")])
     grid.main()
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     assert [line.split(" | ")[:2] for line in lines[1:]] == [
@@ -198,6 +198,8 @@ def test_a_grid_trains_its_variants_and_compares_them_with_one(
     assert f"| {values['cut']:.4f} | " in lines[2]
     assert f"{values['cut'] - values['rotary']:+.4f} [" in lines[2]
     assert "– | – |" in lines[1]
+    picture = (tmp_path / "differences.svg").read_text(encoding="utf-8")
+    assert all(name in picture for name in ("cut", "sasrec", "recall@100", "difference from rotary"))
 
 
 def test_histories_of_a_two_sided_model_are_not_cut(data: Path, tmp_path: Path) -> None:
