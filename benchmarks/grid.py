@@ -12,7 +12,7 @@ GRID.toml names the variant that the others are compared with, the settings of a
     "no positions" = ["model.user_encoder.positions=none"]
 
 Models are F/NAME-SEED; what is there is left alone, so that it can be stopped and started again, and seeds added. The
-comparison is that of `duality compare` on the test part: paired, 95% intervals, Holm over the table.
+comparison is that of `duality compare` on the test part: paired, 95% intervals, Holm over the table; --only says what is in it.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ import argparse
 import json
 import time
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from duality.evaluation.queries import USER_TO_ITEM
+from duality.evaluation.queries import DIRECTIONS, USER_TO_ITEM
 from duality.runtime import say
 from duality.workflows.compare import compare
 from duality.workflows.recipe import load_recipe
@@ -41,24 +42,27 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--only", help="variants to train [all]")
-    parser.add_argument("--direction", default=USER_TO_ITEM)
+    parser.add_argument("--only", help="variants to train and to compare [all]")
+    parser.add_argument("--direction", default=USER_TO_ITEM, choices=DIRECTIONS)
     parser.add_argument("--figure", type=Path, help="SVG of the differences")
     parser.add_argument("--no-compare", action="store_true")
     given = parser.parse_args()
     grid = tomllib.loads(given.grid.read_text(encoding="utf-8"))
     variants: dict[str, list[str]] = grid["variants"]
+    only = given.only.split(",") if given.only else list(variants)
     for seed in given.seeds.split(","):
-        for name in given.only.split(",") if given.only else variants:
+        for name in only:
             _train(given.data, given.folder / f"{name}-{seed}", [*grid["settings"], *variants[name]], seed)
-    if not given.no_compare:
-        report = compared(given.data, given.folder, variants, grid["against"], given.direction)
-        (given.folder / "compared.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
-        for direction, part in report.items():
-            print(f"\n{direction}, {part['queries']:,} queries, {part['candidates']}\n")
-            print(table(part, grid["against"], given.folder))
-            if given.figure is not None:
-                draw(part, grid["against"], given.figure)
+    if given.no_compare:
+        return
+    names = [name for name in variants if name in (*only, grid["against"])]
+    report = compared(given.data, given.folder, names, grid["against"], given.direction)
+    (given.folder / "compared.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
+    part = report[given.direction]
+    print(f"\n{given.direction}, {part['queries']:,} queries, {part['candidates']}\n")
+    print(table(part, grid["against"], given.folder))
+    if given.figure is not None:
+        draw(part, grid["against"], given.figure)
 
 
 def _train(data: Path, out: Path, settings: list[str], seed: str) -> None:
@@ -69,18 +73,16 @@ def _train(data: Path, out: Path, settings: list[str], seed: str) -> None:
         (out / "seconds.json").write_text(json.dumps(time.process_time() - started), encoding="utf-8")
 
 
-def compared(
-    data: Path, folder: Path, variants: dict[str, list[str]], against: str, direction: str
-) -> dict[str, Any]:
-    """`duality compare` of all variants that are trained, with the seeds they have."""
-    seeds = {name: sorted(folder.glob(f"{name}-[0-9]*/config.json")) for name in variants}
+def compared(data: Path, folder: Path, names: Sequence[str], against: str, direction: str) -> dict[str, Any]:
+    """`duality compare` of those of the variants that are trained, with the seeds they have."""
+    seeds = {name: sorted(folder.glob(f"{name}-[0-9]*/config.json")) for name in names}
     given = [f"{name}={','.join(str(s.parent) for s in found)}" for name, found in seeds.items() if found]
     return compare(given, data=data, direction=direction, metrics=METRICS, against=against)
 
 
 def table(part: dict[str, Any], against: str, folder: Path) -> str:
     """One line a variant, as Markdown: values, differences, validation and processor seconds of a training."""
-    found = differences(part, against)
+    found = {(row["variant"], row["metric"]): row for row in differences(part, against)}
     heads = " | ".join(f"{metric} | difference | p (Holm)" for metric in METRICS)
     lines = [
         f"| | seeds | {heads} | validation | CPU seconds |",
@@ -95,24 +97,18 @@ def table(part: dict[str, Any], against: str, folder: Path) -> str:
     return "\n".join(lines)
 
 
-def differences(part: dict[str, Any], against: str) -> dict[tuple[str, str], dict[str, Any]]:
-    """(variant, metric) to difference, low, high and p_holm of the variant less `against`."""
-    found = {}
+def differences(part: dict[str, Any], against: str) -> list[dict[str, Any]]:
+    """variant, metric, difference, low, high and p_holm of each variant less `against`."""
+    found = []
     for row in part["comparisons"]:
         if against not in (row["first"], row["second"]):
             continue
-        sign = 1 if row["second"] == against else -1
+        name, sign = (row["first"], 1) if row["second"] == against else (row["second"], -1)
         # + 0.0, or nothing would be written as -0.
-        low, high = sorted(sign * row[end] + 0.0 for end in ("low", "high"))
-        name = row["first"] if sign == 1 else row["second"]
-        found[name, row["metric"]] = {
-            "variant": name,
-            "metric": row["metric"],
-            "difference": sign * row["difference"] + 0.0,
-            "low": low,
-            "high": high,
-            "p_holm": row["p_holm"],
-        }
+        less = {end: sign * row[end] + 0.0 for end in ("difference", "low", "high")}
+        low, high = sorted((less["low"], less["high"]))
+        kept = {"metric": row["metric"], "p_holm": row["p_holm"]}
+        found.append({"variant": name, **kept, **less, "low": low, "high": high})
     return found
 
 
@@ -128,7 +124,7 @@ def draw(part: dict[str, Any], against: str, figure: Path) -> None:
     """Differences with their intervals, a line for each variant, a panel for each metric, as SVG."""
     from duality.workflows.report_drawing import COLOURS, CONFIG, SCHEMA, quantity, svg
 
-    rows = list(differences(part, against).values())
+    rows = differences(part, against)
     names = [name for name in part["models"] if name != against]
     variant = {
         "field": "variant",

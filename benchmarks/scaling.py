@@ -32,7 +32,7 @@ from duality.data.split import Split
 from duality.embeddings import user_layout
 from duality.metrics import per_query
 from duality.model.loss_config import LossConfig
-from duality.model.two_sided import ModelConfig, TwoSided, before_each
+from duality.model.two_sided import ModelConfig, TwoSided
 from duality.runtime import say
 from duality.training.loop import Events, TrainConfig, Trainer
 from duality.workflows.attributes import Attributes
@@ -151,7 +151,7 @@ def asked(model: TwoSided, dataset: Dataset, histories: Histories, targets: np.n
         layout = user_layout(model, dataset, events, lengths)
         vectors = model.item_table[items]
         if model.user_encoder.prefix_invariant:
-            states = before_each(model.user_states(vectors, layout), model.empty_user, layout)[wanted]
+            states = model.users_before(vectors, layout, None)[wanted]
         else:
             states = model.users_before(vectors, layout, wanted)
         scores = states @ model.item_table.T

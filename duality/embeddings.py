@@ -11,6 +11,7 @@ Shapes: N rows, U users, I items, E events, D model dimensions; stored vectors h
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from duality.data.histories import Histories, item_histories, overlapping_window
 from duality.encoders.base import Layout
 from duality.generated import group_of, weigh
 from duality.intensity import FadingCounts
-from duality.model.two_sided import TwoSided, before_each
+from duality.model.two_sided import TwoSided, before_all
 from duality.runtime import progress
 
 Made = tuple[Tensor, np.ndarray, np.ndarray]  # what `generated_items` returns
@@ -129,8 +130,8 @@ def states_before_events(model: TwoSided, dataset: Dataset, visible: np.ndarray)
             events, lengths = histories.packed(owners)
             layout = user_layout(model, dataset, events, lengths)
             inputs = model.item_rows(torch.from_numpy(dataset.event_item[events].astype(np.int64)))
-            encoded = model.user_states(inputs, layout, prefixes=True)
-            states[torch.from_numpy(events)] = before_each(encoded, model.empty_user, layout)
+            encode = partial(model.user_states, prefixes=True)
+            states[torch.from_numpy(events)] = before_all(encode, inputs, model.empty_user, layout)
             bar.advance(len(events))
     return states
 

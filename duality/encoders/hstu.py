@@ -27,6 +27,7 @@ from duality.encoders.attention import Parts, back, in_blocks, in_runs, stores_w
 from duality.encoders.base import Encoder, Layout, Run
 from duality.encoders.dropout import Dropout
 from duality.encoders.pointwise_attention import PointwiseAttention, blocks_of
+from duality.encoders.positions import slots
 from duality.encoders.times import BUCKETS, buckets
 
 
@@ -40,6 +41,8 @@ class HSTUConfig(Config):
     max_length: int = 200
     sliding: bool = False  # a row sees the max_length newest up to it, not what its piece of the history has
     time_buckets: int = BUCKETS  # of log(seconds) / .301; 0 knows no time
+    # Learned slots beside the bias, as published: "oldest" count from the oldest row, "slots" back from the newest.
+    positions: Literal["none", "slots", "oldest"] = "none"
 
 
 class HSTUBlock(nn.Module):
@@ -117,12 +120,24 @@ class HSTU(Encoder):
         super().__init__(dim)
         if dim % config.num_heads:
             raise ValueError(f"dim {dim} must be a multiple of num_heads ({config.num_heads})")
+        if config.sliding and config.positions != "none":
+            raise ValueError(
+                'positions belong to pieces of a history: sliding has none, set positions to "none"'
+            )
         self.max_length = 0 if config.sliding else config.max_length
+        self.positions, self.prefix_invariant = config.positions, config.positions != "slots"
+        self.slots = None
+        if config.positions != "none":
+            self.slots = nn.Embedding(config.max_length, dim)
+            nn.init.normal_(self.slots.weight, std=dim**-0.5)
         self.input_dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(HSTUBlock(dim, config) for _ in range(config.num_blocks))
 
     def forward(self, rows: Tensor, layout: Layout) -> Tensor:
-        rows, layout = self.input_dropout(rows), self.seen(layout)
+        layout = self.seen(layout)
+        if self.slots is not None:
+            rows = rows + self.slots(slots(layout, self.max_length, self.positions == "oldest", rows.device))
+        rows = self.input_dropout(rows)
         for block in self.blocks:
             rows = block(rows, layout)
         return rows

@@ -1,4 +1,4 @@
-"""Rotary positions: attention sees only how far back a row lies, never where the history began.
+"""Where a row lies: rotary positions, by which attention sees only how far back, and slots that rows are learned for.
 
 Source: Su et al., "RoFormer" (2021), section 3.2; Huang, "Revisiting Self-Attentive Sequential
 Recommendation", 3.3: a position belongs to the prediction, not to the start of the history.
@@ -13,7 +13,19 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from duality.encoders.base import Layout, packed_positions
+
 LONGEST = 1 << 14  # places that a table is kept for
+
+
+def slots(layout: Layout, most: int, from_oldest: bool, device: torch.device) -> Tensor:
+    """Slots int64 [P] of sequences of at most `most` rows: the oldest row has the first one, as if padding were on the
+    right, or the newest the last one, as if it were on the left."""
+    positions = packed_positions(layout, device)
+    if from_oldest:
+        return positions
+    lengths = torch.from_numpy(layout.lengths).to(device)
+    return positions + (most - lengths).repeat_interleave(lengths)
 
 
 def rotations(

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from duality.config import Config
-from duality.encoders.base import Layout, packed_positions
+from duality.encoders.base import Layout
 from duality.encoders.blocks import FeedForward, Projected, SoftmaxBlock, SoftmaxStack
 from duality.encoders.dropout import Dropout
+from duality.encoders.positions import slots
 
 
 class SASRecConfig(Config):
@@ -100,8 +101,4 @@ class SASRec(SoftmaxStack):
 
     def positions_of(self, layout: Layout, device: torch.device) -> Tensor:
         """Slots int64 [P]: the newest row has the last one, or the oldest the first."""
-        positions = packed_positions(layout, device)
-        if self.positions == "oldest":
-            return positions
-        lengths = torch.from_numpy(layout.lengths).to(device)
-        return positions + (self.max_length - lengths).repeat_interleave(lengths)
+        return slots(layout, self.max_length, self.positions == "oldest", device)

@@ -286,13 +286,13 @@ class TwoSided(nn.Module):
     def users_before(self, item_vectors: Tensor, layout: Layout, wanted: np.ndarray | None) -> Tensor:
         """u just before the events of `wanted` rows, int64 [W], or of all: float [W, D]."""
         if wanted is None:
-            return before_each(self.user_states(item_vectors, layout), self.empty_user, layout)
+            return before_all(self.user_states, item_vectors, self.empty_user, layout)
         return before_some(partial(self._users_at, item_vectors, layout), self.empty_user, layout, wanted)
 
     def items_before(self, user_states: Tensor, layout: Layout, wanted: np.ndarray | None) -> Tensor:
         """What `item_states` makes, just before the events of `wanted` rows, or of all: float [W, D + 2]."""
         if wanted is None:
-            return before_each(self.item_states(user_states, layout), self.empty_item, layout)
+            return before_all(self.item_states, user_states, self.empty_item, layout)
         return before_some(partial(self._items_at, user_states, layout), self.empty_item, layout, wanted)
 
     def _users_at(self, item_vectors: Tensor, layout: Layout, rows: np.ndarray) -> Tensor:
@@ -357,7 +357,7 @@ def running_means(rows: Tensor, layout: Layout) -> Tensor:
 def before_some(
     states_at: Callable[[np.ndarray], Tensor], empty: Tensor, layout: Layout, wanted: np.ndarray
 ) -> Tensor:
-    """The state just before some rows' events, float [W, D], for encoders that are not causal.
+    """The state just before some rows' events, float [W, D].
 
     Args:
         states_at: rows int64 [N] to the states after their events, float [N, D].
@@ -370,17 +370,22 @@ def before_some(
     return found.index_copy(0, torch.from_numpy(later).to(empty.device), states_at(wanted[later] - 1))
 
 
-def before_each(states: Tensor, empty: Tensor, layout: Layout) -> Tensor:
-    """The state just before each row's event: the previous row's, or `empty` at a history's start.
+def before_all(
+    encode: Callable[[Tensor, Layout], Tensor], rows: Tensor, empty: Tensor, layout: Layout
+) -> Tensor:
+    """The state just before each row's event, in one pass: that of the rows before it, or `empty`, float [P, W].
+
+    The newest row of each sequence is left out of the pass: nothing asks what comes after it, and encoders that count
+    places from the newest row are trained at the places where they will be asked.
 
     Args:
-        states: float [P, D], states after each event.
-        empty: float [D].
-        layout: where the histories lie.
-
-    Returns:
-        float [P, D], D of the states; row r holds nothing of event r or later.
+        encode: rows float [p, D] and their layout to states float [p, W].
+        rows: float [P, D].
+        empty: float [W].
     """
-    shifted = torch.cat((empty[None], states[:-1]))
-    first = torch.from_numpy(layout.offsets[:-1]).to(states.device)
-    return shifted.index_copy(0, first, empty.expand(len(first), -1).to(states.dtype))
+
+    def states(earlier: np.ndarray) -> Tensor:
+        lengths = layout.lengths[layout.lengths > 1] - 1
+        return encode(rows[torch.from_numpy(earlier).to(rows.device)], layout.rows(lengths, earlier))
+
+    return before_some(states, empty, layout, np.arange(layout.num_rows))

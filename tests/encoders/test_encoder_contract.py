@@ -30,12 +30,15 @@ def made(name: str, **settings: object) -> Encoder:
     return make_encoder(DIM, config).eval()
 
 
-@pytest.fixture(scope="module", params=[*ENCODERS, "hstu, sliding", "sasrec, oldest"])
+@pytest.fixture(
+    scope="module", params=[*ENCODERS, "hstu, sliding", "hstu, slots", "hstu, oldest", "sasrec, oldest"]
+)
 def encoder(request: pytest.FixtureRequest) -> Encoder:
     if request.param == "hstu, sliding":
         return made("hstu", max_length=LONG, sliding=True)
-    if request.param == "sasrec, oldest":
-        return made("sasrec", max_length=LONG, positions="oldest")
+    if ", " in request.param:
+        name, positions = request.param.split(", ")
+        return made(name, max_length=LONG, positions=positions)
     limited = {"sasrec": LONG, "hstu": LONG, "denoiser": LONG, "bert4rec": LONG + 1}
     return made(request.param, **({"max_length": limited[request.param]} if request.param in limited else {}))
 
@@ -293,6 +296,20 @@ def test_positions_from_the_oldest_are_slots_where_nothing_is_empty() -> None:
     torch.testing.assert_close(oldest(rows, Layout(np.array([LONG + 3])))[-LONG:], oldest(rows[-LONG:], full))
     short = Layout(np.array([LONG - 2]))
     assert not torch.allclose(oldest(rows[: LONG - 2], short), slots(rows[: LONG - 2], short), atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["slots", "oldest"])
+def test_published_positions_of_hstu_are_learned_rows_added_to_what_it_reads(kind: str) -> None:
+    placed, bare = made("hstu", max_length=LONG, positions=kind), made("hstu", max_length=LONG)
+    learned = placed.get_parameter("slots.weight")
+    bare.load_state_dict({n: p for n, p in placed.state_dict().items() if n != "slots.weight"})
+    rows, layout = torch.randn(LONG + 6, DIM), Layout(np.array([LONG + 2, 4]))
+    begins = LONG - 4 if kind == "slots" else 0
+    place = {"slots": [LONG - 2, LONG - 1], "oldest": [0, 1]}[kind]  # two rows that a state does not see
+    place = [*place, *range(LONG), *range(begins, begins + 4)]
+    torch.testing.assert_close(placed(rows, layout), bare(rows + learned[place], layout))
+    with pytest.raises(ConfigError, match="sliding has none"):
+        made("hstu", sliding=True, positions=kind)
 
 
 @pytest.mark.parametrize("name", list(ENCODERS))

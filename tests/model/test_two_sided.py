@@ -176,6 +176,37 @@ def test_bank_rows_are_the_states_strictly_before_each_event() -> None:
         np.testing.assert_allclose(task.item_bank.states[event], generated[event].detach(), atol=5e-3)
 
 
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        {"name": "transformer", "hidden": 16},
+        {"name": "sasrec", "max_length": 6},
+        {"name": "sasrec", "max_length": 6, "padding": "slots"},
+        {"name": "sasrec", "max_length": 6, "positions": "oldest"},
+        {"name": "denoiser", "max_length": 6},
+        {"name": "hstu", "max_length": 6, "positions": "slots"},
+    ],
+    ids=lambda encoder: "-".join(str(value) for value in encoder.values()),
+)
+def test_the_newest_event_is_asked_in_training_as_it_is_asked_in_use(encoder: dict[str, object]) -> None:
+    model = small_model(user_encoder={**encoder, "dropout": 0.0}).eval()
+    items, layout = torch.randn(12, 16), Layout(np.array([1, 4, 7]))
+    before = model.users_before(items, layout, None)
+    starts, ends = layout.offsets[:-1], layout.last_rows
+    torch.testing.assert_close(before[starts], model.empty_user.expand(3, -1))
+    for start, end in zip(starts[1:], ends[1:], strict=True):
+        alone = model.user_states(items[start:end], Layout(np.array([end - start])))
+        torch.testing.assert_close(before[end], alone[-1])
+
+
+def test_the_newest_slot_is_trained_where_slots_count_from_the_newest_row() -> None:
+    model = small_model(user_encoder={"name": "sasrec", "max_length": 6, "dropout": 0.0})
+    model.users_before(torch.randn(11, 16), Layout(np.array([5, 6])), None).square().sum().backward()
+    grad = model.user_encoder.get_parameter("slots.weight").grad
+    assert grad is not None
+    assert (grad.abs().sum(1) > 0).tolist() == [False, True, True, True, True, True]
+
+
 def test_a_partial_user_batch_mixes_live_and_banked_users() -> None:
     world, model = dataset(), small_model()
     task = objective(model, world)
