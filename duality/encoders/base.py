@@ -156,19 +156,27 @@ class Encoder(nn.Module):
 def prefix_states(encoder: Encoder, rows: Tensor, layout: Layout, *, block: int = 100_000) -> Tensor:
     """The state of every prefix, float [P, D]: what each row's state would be if its sequence ended there.
 
-    Cost: one pass where the encoder is prefix invariant. Else every prefix is a sequence of its own, which is
-    quadratic in the length (linear with `max_length`), `block` rows at a time.
+    Cost: one pass where the encoder is prefix invariant, for prefixes of at most `max_length`. Every other prefix is a
+    sequence of its own, which is quadratic in the length (linear with `max_length`), `block` rows at a time.
     """
-    if encoder.prefix_invariant and encoder.seen(layout) is layout:
+    reach = (encoder.max_length or layout.num_rows) if encoder.prefix_invariant else 0
+    together = layout.positions < reach
+    if together.all():
         states: Tensor = encoder(rows, layout)
         return states
-    found, ends, first = [], np.cumsum(_seen_by(encoder, layout)), 0
+    early, alone = np.flatnonzero(together), np.flatnonzero(~together)
+    found = []
+    if len(early):
+        heads = layout.rows(np.minimum(layout.lengths, reach), early)
+        found = [encoder(rows[torch.from_numpy(early).to(rows.device)], heads)]
+    ends, first = np.cumsum(_seen_by(encoder, layout)[alone]), 0
     while first < len(ends):
         before = ends[first - 1] if first else 0
         last = max(first + 1, int(np.searchsorted(ends, before + block, side="right")))
-        found.append(states_at(encoder, rows, layout, np.arange(first, last)))
+        found.append(states_at(encoder, rows, layout, alone[first:last]))
         first = last
-    return torch.cat(found)
+    back = np.argsort(np.concatenate((early, alone)))
+    return torch.cat(found)[torch.from_numpy(back).to(rows.device)]
 
 
 def states_at(encoder: Encoder, rows: Tensor, layout: Layout, wanted: np.ndarray) -> Tensor:
