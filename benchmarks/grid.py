@@ -45,6 +45,7 @@ def main() -> None:
     parser.add_argument("--only", help="variants to train and to compare [all]")
     parser.add_argument("--direction", default=USER_TO_ITEM, choices=DIRECTIONS)
     parser.add_argument("--figure", type=Path, help="SVG of the differences")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="one more setting")
     parser.add_argument("--no-compare", action="store_true")
     given = parser.parse_args()
     grid = tomllib.loads(given.grid.read_text(encoding="utf-8"))
@@ -52,7 +53,8 @@ def main() -> None:
     only = given.only.split(",") if given.only else list(variants)
     for seed in given.seeds.split(","):
         for name in only:
-            _train(given.data, given.folder / f"{name}-{seed}", [*grid["settings"], *variants[name]], seed)
+            settings = [*grid["settings"], *variants[name], *given.set]
+            _train(given.data, given.folder / f"{name}-{seed}", settings, seed)
     if given.no_compare:
         return
     names = [name for name in variants if name in (*only, grid["against"])]
