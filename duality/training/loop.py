@@ -52,7 +52,7 @@ class TrainConfig(Config):
     final_rate: float = 0.02  # the cosine schedule ends at this share of learning_rate
     weight_decay: float = 0.01
     clip_norm: float = 1.0
-    newest_items: int = 0  # events of each user that F trains on; 0: all
+    newest_items: int = 0  # events of each user that F trains on, the last one only asked for; 0: all
     newest_users: int = 0  # events of each item that G trains on and the bank of items keeps; 0: all
     mapped_banks: bool = False  # keep the banks in files under the model folder instead of in memory
     precision: Literal["float32", "bfloat16"] = "float32"  # what the encoders multiply in while they train
