@@ -11,7 +11,6 @@ Shapes: N rows, U users, I items, E events, D model dimensions; stored vectors h
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +22,11 @@ from torch import Tensor
 from duality.artifacts import atomic_file
 from duality.data.batches import row_batches
 from duality.data.dataset import Dataset
-from duality.data.histories import Histories, item_histories, overlapping_windows, user_histories
+from duality.data.histories import Histories, item_histories, oldest, overlapping_windows, user_histories
 from duality.encoders.base import Layout
-from duality.generated import group_of, weigh
+from duality.generated import GROUPS, events_read, group_of, weigh
 from duality.intensity import FadingCounts
-from duality.model.two_sided import TwoSided, before_all
+from duality.model.two_sided import TwoSided
 from duality.runtime import progress
 
 Made = tuple[Tensor, np.ndarray, np.ndarray]  # what `generated_items` returns
@@ -121,8 +120,14 @@ def user_states_after(model: TwoSided, dataset: Dataset, histories: Histories, v
 
 
 @torch.inference_mode()
-def states_before_events(model: TwoSided, dataset: Dataset, visible: np.ndarray) -> Tensor:
-    """The user's state just before each visible event, float32 [E, D]; other rows are zero."""
+def states_before_events(
+    model: TwoSided, dataset: Dataset, visible: np.ndarray, wanted: np.ndarray | None = None
+) -> Tensor:
+    """The user's state just before each visible event, float32 [E, D]; other rows are zero.
+
+    Args:
+        wanted: bool [E], visible events that are asked about, the others are zero as well; None: all.
+    """
     histories = user_histories(dataset, visible)
     states = torch.zeros(dataset.num_events, model.dim)
     with progress(len(histories.event), "encoding users before each event", unit="events") as bar:
@@ -130,32 +135,50 @@ def states_before_events(model: TwoSided, dataset: Dataset, visible: np.ndarray)
             events, lengths = histories.packed(owners)
             layout = user_layout(model, dataset, events, lengths)
             inputs = model.item_rows(torch.from_numpy(dataset.event_item[events].astype(np.int64)))
-            encode = partial(model.user_states, prefixes=True)
-            states[torch.from_numpy(events)] = before_all(encode, inputs, model.empty_user, layout)
+            rows = np.arange(len(events)) if wanted is None else np.flatnonzero(wanted[events])
+            states[torch.from_numpy(events[rows])] = model.users_before(inputs, layout, rows)
             bar.advance(len(events))
     return states
 
 
 @torch.inference_mode()
 def generated_items(
-    model: TwoSided, dataset: Dataset, visible: np.ndarray
-) -> tuple[Tensor, np.ndarray, np.ndarray]:
+    model: TwoSided, dataset: Dataset, visible: np.ndarray, only: np.ndarray | None = None
+) -> Made:
     """What the item encoder makes of each item's users.
 
     Args:
         visible: bool [E], events that may be used.
+        only: bool [I], items that are asked for; of the others, zeros may come back, and of groups that none of these
+            is in, no weights. Where most prefixes are encoded alone and few items are asked for, minutes are saved.
 
     Returns:
         float32 [I, D], the empty state for items without users; int64 [I], how many users each has;
         float32 [GROUPS, 3], what makes their scores comparable with trained items' (`duality.generated`).
     """
     histories = item_histories(dataset, visible)
-    before = states_before_events(model, dataset, visible)
-    after = packed_item_states(model, dataset, histories, before)
-    after = torch.cat((after, model.empty_item.detach()[None, : model.dim]))  # row -1: no users
-    newest = np.where(histories.lengths > 0, histories.indptr[1:] - 1, -1)
-    weights = weigh(model, dataset, visible, histories, before, lambda rows: after[torch.from_numpy(rows)])
-    return after[torch.from_numpy(newest)], histories.lengths, weights
+    users, groups, first, wanted = histories.lengths, GROUPS, histories, None
+    if only is not None and (highest := group_of(users[only]).max(initial=0)) < GROUPS - 1:
+        groups = int(highest) + 1
+        first = oldest(histories, 2**groups // 2 - 1)  # as many users as the last of these groups has at most
+        wanted = np.zeros(dataset.num_events, dtype=bool)
+        wanted[first.event] = wanted[events_read(dataset, visible, histories, groups)] = True
+    before = states_before_events(model, dataset, visible, wanted)
+    after = torch.zeros(len(histories.event) + 1, model.dim)
+    place = np.repeat(histories.indptr[:-1] - first.indptr[:-1], first.lengths) + np.arange(len(first.event))
+    after[torch.from_numpy(place)] = packed_item_states(model, dataset, first, before)
+    after[-1] = model.empty_item.detach()[: model.dim]  # of no users
+    newest = torch.from_numpy(np.where(users > 0, histories.indptr[1:] - 1, -1))
+    weights = weigh(
+        model, dataset, visible, histories, before, lambda rows: after[torch.from_numpy(rows)], groups
+    )
+    return after[newest], users, weights
+
+
+def unseen_items(model: TwoSided, dataset: Dataset, visible: np.ndarray) -> Made:
+    """`generated_items` as far as `stored_item_vectors` asks: of all where trained items have a share of g, or else of
+    those that training never saw."""
+    return generated_items(model, dataset, visible, None if model.generated_share else ~model.trained.numpy())
 
 
 @torch.inference_mode()
@@ -194,7 +217,7 @@ def item_vectors(
     """
     if bool(model.trained.all()):
         return model.item_table.detach()
-    trained, _ = stored_ends(model, made or generated_items(model, dataset, visible))
+    trained, _ = stored_ends(model, made or unseen_items(model, dataset, visible))
     return torch.from_numpy(trained[:, : model.dim])
 
 
@@ -209,14 +232,14 @@ def stored_item_vectors(
     share = np.float32(model.generated_share)
     if not share and bool(model.trained.all()):
         return stored_items(model.item_table)
-    trained, generated = stored_ends(model, made or generated_items(model, dataset, visible))
+    trained, generated = stored_ends(model, made or unseen_items(model, dataset, visible))
     return (1 - share) * trained + share * generated
 
 
 def item_tables(model: TwoSided, dataset: Dataset, visible: np.ndarray) -> tuple[Tensor, np.ndarray]:
     """`item_vectors` and `stored_item_vectors`; what both are made of is made once."""
     plain = bool(model.trained.all()) and not float(model.generated_share)
-    made = None if plain else generated_items(model, dataset, visible)
+    made = None if plain else unseen_items(model, dataset, visible)
     return item_vectors(model, dataset, visible, made), stored_item_vectors(model, dataset, visible, made)
 
 

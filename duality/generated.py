@@ -71,29 +71,28 @@ def weigh(
     histories: Histories,
     before: Tensor,
     vectors: Callable[[np.ndarray], Tensor],
+    groups: int = GROUPS,
 ) -> np.ndarray:
     """Slope, partition and level of generated scores, by number of users so far.
 
     Args:
         visible: bool [E], events that may be used.
         histories: visible item histories.
-        before: float32 [E, D], users strictly before each visible event.
+        before: float32 [E, D], users strictly before each visible event; those of `events_read` are enough.
         vectors: rows of `histories` int64 [N] to the items after these events, float32 [N, D]; row -1 is the
             item without users.
+        groups: how many are weighed, those of the fewest users.
 
     Returns:
         float32 [GROUPS, 3]; `UNFITTED` where fewer than FEWEST arrivals were counted.
 
     Cost: about a second for histories of any length.
     """
-    rng = np.random.default_rng(0)
-    intervals = _intervals(dataset, visible, histories, rng)
-    states = before[torch.from_numpy(rng.permutation(np.flatnonzero(visible))[:STATES])]
+    intervals, chosen, drawn = _drawn(dataset, visible, histories, groups)
+    states = before[torch.from_numpy(chosen)]
     negative = -model.log_partition(states)
-    group = group_of(intervals.users)
     found = np.tile(np.array(UNFITTED, np.float32), (GROUPS, 1))
-    for number in range(GROUPS):
-        mine = rng.permutation(np.flatnonzero(group == number))
+    for number, mine in enumerate(drawn):
         arrived = mine[intervals.arrived[mine]]
         if len(arrived) < FEWEST:
             continue
@@ -108,6 +107,25 @@ def weigh(
             torch.from_numpy(intervals.length[asked] * (len(mine) / len(asked) / len(states))).float().log(),
         )
     return found
+
+
+def events_read(dataset: Dataset, visible: np.ndarray, histories: Histories, groups: int) -> np.ndarray:
+    """Events, int64 [N], before which `weigh` with the same arguments asks who the user was."""
+    intervals, chosen, drawn = _drawn(dataset, visible, histories, groups)
+    arrived = [mine[intervals.arrived[mine]][:ARRIVALS] for mine in drawn]
+    return np.concatenate([chosen, *(intervals.event[some] for some in arrived)])
+
+
+def _drawn(
+    dataset: Dataset, visible: np.ndarray, histories: Histories, groups: int
+) -> tuple[_Intervals, np.ndarray, list[np.ndarray]]:
+    """Intervals, the events int64 [S] whose users are asked about them, and the intervals of each group, int64, in the
+    order in which they are drawn; the same every time, and for every number of groups."""
+    rng = np.random.default_rng(0)
+    intervals = _intervals(dataset, visible, histories, rng)
+    chosen = rng.permutation(np.flatnonzero(visible))[:STATES]
+    group = group_of(intervals.users)
+    return intervals, chosen, [rng.permutation(np.flatnonzero(group == number)) for number in range(groups)]
 
 
 def _fit(

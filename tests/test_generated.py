@@ -11,7 +11,7 @@ from model_worlds import dataset, everything, with_items
 
 from duality import generated
 from duality.data.histories import item_histories
-from duality.embeddings import packed_item_states, states_before_events
+from duality.embeddings import generated_items, packed_item_states, states_before_events
 from duality.encoders.transformer import TransformerConfig
 from duality.model.two_sided import ModelConfig, TwoSided
 
@@ -39,6 +39,33 @@ def test_intervals_tile_the_log_and_count_every_arrival(timed: bool) -> None:
         assert found.users[mine].tolist() == list(range(histories.lengths[number] + 1))
         assert found.row[mine].tolist() == [-1, *range(first, last)]
         assert found.event[mine & found.arrived].tolist() == histories.event[first:last].tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "limits"), [("transformer", {}), ("sasrec", {"max_length": 4}), ("hstu", {"max_length": 4})]
+)
+@pytest.mark.parametrize("most", [0, 3, 40])
+def test_few_items_alone_are_made_as_among_all(
+    name: str, limits: dict[str, int], most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = dataset(users=40, events=300)
+    torch.manual_seed(0)
+    config = ModelConfig.model_validate({"dim": 16, "user_encoder": {"name": name, **limits}})
+    model, mask = TwoSided(10, config).eval(), everything(world)
+    mask[world.event_item == 3] = False
+    mask[np.flatnonzero(world.event_item == 5)[3:]] = False
+    monkeypatch.setattr(generated, "STATES", 20)
+    monkeypatch.setattr(generated, "ARRIVALS", 4)
+    users = item_histories(world, mask).lengths
+    only = users <= most
+    assert users[[3, 5]].tolist() == [0, 3]
+    assert users.max() > 20
+    vectors, known, weights = generated_items(model, world, mask)
+    some, again, few = generated_items(model, world, mask, only)
+    torch.testing.assert_close(some[only], vectors[only], atol=1e-5, rtol=0)
+    assert (again == known).all()
+    highest = generated.group_of(users[only]).max()
+    np.testing.assert_allclose(few[: highest + 1], weights[: highest + 1], rtol=1e-4, atol=1e-4)
 
 
 def test_after_weighing_expected_arrivals_are_the_counted_ones() -> None:

@@ -33,7 +33,8 @@ def row_batches(
         order = np.argsort(lengths, kind="stable")
         owners, lengths = owners[order], lengths[order]
     cuts = _cuts(lengths, rows)
-    return [batch[np.argsort(histories.lengths[batch], kind="stable")] for batch in np.split(owners, cuts)]
+    batches = np.split(owners, cuts) if len(owners) else []
+    return [batch[np.argsort(histories.lengths[batch], kind="stable")] for batch in batches]
 
 
 def _cuts(lengths: np.ndarray, rows: int) -> np.ndarray:

@@ -153,30 +153,44 @@ class Encoder(nn.Module):
         raise NotImplementedError
 
 
-def prefix_states(encoder: Encoder, rows: Tensor, layout: Layout, *, block: int = 100_000) -> Tensor:
-    """The state of every prefix, float [P, D]: what each row's state would be if its sequence ended there.
+def prefix_states(
+    encoder: Encoder, rows: Tensor, layout: Layout, wanted: np.ndarray | None = None, *, block: int = 100_000
+) -> Tensor:
+    """The states of prefixes, float [W, D]: what each wanted row's state would be if its sequence ended there.
+
+    Args:
+        wanted: int64 [W], rows that prefixes end at; None: all P.
 
     Cost: one pass where the encoder is prefix invariant, for prefixes of at most `max_length`. Every other prefix is a
     sequence of its own, which is quadratic in the length (linear with `max_length`), `block` rows at a time.
     """
     reach = (encoder.max_length or layout.num_rows) if encoder.prefix_invariant else 0
-    together = layout.positions < reach
-    if together.all():
-        states: Tensor = encoder(rows, layout)
-        return states
-    early, alone = np.flatnonzero(together), np.flatnonzero(~together)
-    found = []
-    if len(early):
-        heads = layout.rows(np.minimum(layout.lengths, reach), early)
-        found = [encoder(rows[torch.from_numpy(early).to(rows.device)], heads)]
+    if wanted is None:
+        if (layout.positions < reach).all():
+            states: Tensor = encoder(rows, layout)
+            return states
+        wanted = np.arange(layout.num_rows)
+    together = layout.positions[wanted] < reach
+    alone, found = wanted[~together], []
+    if together.any():
+        found.append(_heads(encoder, rows, layout, reach, wanted[together]))
     ends, first = np.cumsum(_seen_by(encoder, layout)[alone]), 0
     while first < len(ends):
         before = ends[first - 1] if first else 0
         last = max(first + 1, int(np.searchsorted(ends, before + block, side="right")))
         found.append(states_at(encoder, rows, layout, alone[first:last]))
         first = last
-    back = np.argsort(np.concatenate((early, alone)))
+    back = np.argsort(np.argsort(~together, kind="stable"))
     return torch.cat(found)[torch.from_numpy(back).to(rows.device)]
+
+
+def _heads(encoder: Encoder, rows: Tensor, layout: Layout, reach: int, wanted: np.ndarray) -> Tensor:
+    """The states of some of the first `reach` rows of each sequence, int64 [W], by one pass over those: float [W, D]."""
+    head = np.flatnonzero(layout.positions < reach)
+    states = encoder(
+        rows[torch.from_numpy(head).to(rows.device)], layout.rows(np.minimum(layout.lengths, reach), head)
+    )
+    return states[torch.from_numpy(np.searchsorted(head, wanted)).to(rows.device)]
 
 
 def states_at(encoder: Encoder, rows: Tensor, layout: Layout, wanted: np.ndarray) -> Tensor:

@@ -27,7 +27,7 @@ from torch.nn.utils.parametrize import is_parametrized, register_parametrization
 
 from duality.config import Config
 from duality.data.coding import Coded, Vocabulary
-from duality.encoders.base import Encoder, Layout, prefix_states, states_at
+from duality.encoders.base import Encoder, Layout, prefix_states
 from duality.encoders.registry import EncoderConfig, make_encoder, with_name
 from duality.encoders.transformer import TransformerConfig
 from duality.model.attributes import AttributeVectors, Composed, EventCodes, EventContext, OwnerVectors
@@ -225,7 +225,7 @@ class TwoSided(nn.Module):
         Args:
             prefixes: every row as if its history ended there, for encoders to which that makes a difference
                 (`Encoder.prefix_invariant`); without it only the newest row of each history is sure to be that.
-            at: int64 [N], only these rows, as if a history ended at each: float [N, D].
+            at: int64 [N], these rows alone, as if a history ended at each: float [N, D].
         """
         rows = self.user_rows(item_vectors, layout)
         return self.finished(self._encoded(self.user_encoder, rows, layout, prefixes, at))
@@ -244,10 +244,8 @@ class TwoSided(nn.Module):
         self, encoder: Encoder, rows: Tensor, layout: Layout, prefixes: bool, at: np.ndarray | None
     ) -> Tensor:
         with self._lowered(rows):
-            if at is not None:
-                states = states_at(encoder, rows, layout, at)
-            else:
-                states = prefix_states(encoder, rows, layout) if prefixes else encoder(rows, layout)
+            alone = prefixes or at is not None
+            states = prefix_states(encoder, rows, layout, at) if alone else encoder(rows, layout)
         return states.to(rows.dtype)
 
     def finished(self, encoded: Tensor) -> Tensor:

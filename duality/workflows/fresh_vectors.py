@@ -136,11 +136,11 @@ def states_after(
         events, rows = histories.packed(batch)
         layout = user_layout(model, dataset, events, rows, asked[batch])
         inputs = vectors(dataset.event_item[events].astype(np.int64))
-        encoded = model.user_states(inputs, layout, prefixes=True)
         wanted, number = wanted_of.packed(batch)
         row = np.repeat(layout.offsets[:-1], number) + counts[wanted] - 1
         known = counts[wanted] > 0
-        states[torch.from_numpy(wanted[known])] = encoded[torch.from_numpy(row[known])]
+        if known.any():
+            states[torch.from_numpy(wanted[known])] = model.user_states(inputs, layout, at=row[known])
     return states
 
 

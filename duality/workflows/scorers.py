@@ -27,6 +27,7 @@ from duality.embeddings import (
     stored_item_vectors,
     stored_items,
     stored_users,
+    unseen_items,
     user_states,
     user_states_after,
 )
@@ -56,6 +57,11 @@ class States:
         """What `generated_items` returns, of all that is visible."""
         return generated_items(self.model, self.dataset, self.visible)
 
+    @cached_property
+    def _unseen(self) -> Made:
+        """As much of `made` as `items` and `vectors` ask for."""
+        return self.made if "made" in self.__dict__ else unseen_items(self.model, self.dataset, self.visible)
+
     @property
     def _static(self) -> bool:
         """Whether no item's vector depends on its users."""
@@ -64,7 +70,7 @@ class States:
     @cached_property
     def items(self) -> np.ndarray:
         """float32 [I, D + 3], stored form, of all that is visible."""
-        made = None if self._static else self.made
+        made = None if self._static else self._unseen
         return stored_item_vectors(self.model, self.dataset, self.visible, made)
 
     def items_before(self, queries: Queries, rows: slice) -> np.ndarray:
@@ -150,7 +156,7 @@ class States:
     @cached_property
     def vectors(self) -> torch.Tensor:
         """float32 [I, D]: what histories are made of."""
-        made = None if bool(self.model.trained.all()) else self.made
+        made = None if bool(self.model.trained.all()) else self._unseen
         return item_vectors(self.model, self.dataset, self.visible, made)
 
     def users_before(self, events: np.ndarray) -> np.ndarray:

@@ -31,6 +31,7 @@ def test_batches_cover_every_owner_once(lengths: list[int], rows: int, shuffled:
     assert sorted(owners.tolist()) == [o for o, length in enumerate(lengths) if length]
     for batch in batches:
         sizes = histories.lengths[batch]
+        assert len(batch)
         assert sizes.sum() <= rows or len(batch) == 1
         assert (np.diff(sizes) >= 0).all()
     packed = [histories.packed(batch)[0] for batch in batches]

@@ -80,6 +80,9 @@ def test_prefix_states_are_those_of_each_prefix_alone(
     for part in rows.split(lengths):
         expected += [encoder(part[:n], Layout(np.array([n])))[-1] for n in range(1, len(part) + 1)]
     torch.testing.assert_close(found, torch.stack(expected), atol=1e-5, rtol=0)
+    some = np.random.default_rng(seed).integers(layout.num_rows, size=5)
+    asked = prefix_states(encoder, rows, layout, some, block=20)
+    torch.testing.assert_close(asked, torch.stack(expected)[some], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(
