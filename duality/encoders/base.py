@@ -173,7 +173,7 @@ def prefix_states(
     together = layout.positions[wanted] < reach
     alone, found = wanted[~together], []
     if together.any():
-        found.append(_heads(encoder, rows, layout, reach, wanted[together]))
+        found.append(_heads(encoder, rows, layout, wanted[together]))
     ends, first = np.cumsum(_seen_by(encoder, layout)[alone]), 0
     while first < len(ends):
         before = ends[first - 1] if first else 0
@@ -184,12 +184,14 @@ def prefix_states(
     return torch.cat(found)[torch.from_numpy(back).to(rows.device)]
 
 
-def _heads(encoder: Encoder, rows: Tensor, layout: Layout, reach: int, wanted: np.ndarray) -> Tensor:
-    """The states of some of the first `reach` rows of each sequence, int64 [W], by one pass over those: float [W, D]."""
-    head = np.flatnonzero(layout.positions < reach)
-    states = encoder(
-        rows[torch.from_numpy(head).to(rows.device)], layout.rows(np.minimum(layout.lengths, reach), head)
+def _heads(encoder: Encoder, rows: Tensor, layout: Layout, wanted: np.ndarray) -> Tensor:
+    """The states of some rows, int64 [W], by one pass over each sequence as far as the newest of them: float [W, D]."""
+    needed = np.zeros(len(layout.lengths), np.int64)
+    np.maximum.at(
+        needed, np.searchsorted(layout.offsets, wanted, side="right") - 1, layout.positions[wanted] + 1
     )
+    head = np.flatnonzero(layout.positions < np.repeat(needed, layout.lengths))
+    states = encoder(rows[torch.from_numpy(head).to(rows.device)], layout.rows(needed[needed > 0], head))
     return states[torch.from_numpy(np.searchsorted(head, wanted)).to(rows.device)]
 
 
