@@ -175,10 +175,14 @@ def generated_items(
     return after[newest], users, weights
 
 
-def unseen_items(model: TwoSided, dataset: Dataset, visible: np.ndarray) -> Made:
-    """`generated_items` as far as `stored_item_vectors` asks: of all where trained items have a share of g, or else of
-    those that training never saw."""
-    return generated_items(model, dataset, visible, None if model.generated_share else ~model.trained.numpy())
+def needed_items(model: TwoSided, dataset: Dataset, visible: np.ndarray) -> Made:
+    """`generated_items` as far as `stored_item_vectors` asks."""
+    return generated_items(model, dataset, visible, None if needs_all(model) else ~model.trained.numpy())
+
+
+def needs_all(model: TwoSided) -> bool:
+    """Whether items have a share of g that training saw, or one pass makes the states of all users anyway."""
+    return bool(model.generated_share) or model.user_encoder.one_pass
 
 
 @torch.inference_mode()
@@ -217,7 +221,7 @@ def item_vectors(
     """
     if bool(model.trained.all()):
         return model.item_table.detach()
-    trained, _ = stored_ends(model, made or unseen_items(model, dataset, visible))
+    trained, _ = stored_ends(model, made or needed_items(model, dataset, visible))
     return torch.from_numpy(trained[:, : model.dim])
 
 
@@ -232,14 +236,14 @@ def stored_item_vectors(
     share = np.float32(model.generated_share)
     if not share and bool(model.trained.all()):
         return stored_items(model.item_table)
-    trained, generated = stored_ends(model, made or unseen_items(model, dataset, visible))
+    trained, generated = stored_ends(model, made or needed_items(model, dataset, visible))
     return (1 - share) * trained + share * generated
 
 
 def item_tables(model: TwoSided, dataset: Dataset, visible: np.ndarray) -> tuple[Tensor, np.ndarray]:
     """`item_vectors` and `stored_item_vectors`; what both are made of is made once."""
     plain = bool(model.trained.all()) and not float(model.generated_share)
-    made = None if plain else unseen_items(model, dataset, visible)
+    made = None if plain else needed_items(model, dataset, visible)
     return item_vectors(model, dataset, visible, made), stored_item_vectors(model, dataset, visible, made)
 
 

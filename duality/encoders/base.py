@@ -129,6 +129,11 @@ class Encoder(nn.Module):
         super().__init__()
         self.dim = dim
 
+    @property
+    def one_pass(self) -> bool:
+        """Whether one pass has the states of all prefixes, however long."""
+        return self.prefix_invariant and not self.max_length
+
     def seen(self, layout: Layout) -> Layout:
         """What a state sees: sequences, or pieces of them."""
         return layout.cut(self.max_length) if self.max_length else layout

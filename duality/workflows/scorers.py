@@ -21,13 +21,14 @@ from duality.embeddings import (
     Made,
     generated_items,
     item_vectors,
+    needed_items,
+    needs_all,
     packed_item_states,
     states_before_events,
     stored_generated,
     stored_item_vectors,
     stored_items,
     stored_users,
-    unseen_items,
     user_states,
     user_states_after,
 )
@@ -57,10 +58,14 @@ class States:
         """What `generated_items` returns, of all that is visible."""
         return generated_items(self.model, self.dataset, self.visible)
 
+    @property
+    def _needed(self) -> Made:
+        """As much of `made` as `items` and `vectors` ask for; the share of g may change between two questions."""
+        return self.made if "made" in self.__dict__ or needs_all(self.model) else self._unseen
+
     @cached_property
     def _unseen(self) -> Made:
-        """As much of `made` as `items` and `vectors` ask for."""
-        return self.made if "made" in self.__dict__ else unseen_items(self.model, self.dataset, self.visible)
+        return needed_items(self.model, self.dataset, self.visible)
 
     @property
     def _static(self) -> bool:
@@ -70,7 +75,7 @@ class States:
     @cached_property
     def items(self) -> np.ndarray:
         """float32 [I, D + 3], stored form, of all that is visible."""
-        made = None if self._static else self._unseen
+        made = None if self._static else self._needed
         return stored_item_vectors(self.model, self.dataset, self.visible, made)
 
     def items_before(self, queries: Queries, rows: slice) -> np.ndarray:
@@ -156,7 +161,7 @@ class States:
     @cached_property
     def vectors(self) -> torch.Tensor:
         """float32 [I, D]: what histories are made of."""
-        made = None if bool(self.model.trained.all()) else self._unseen
+        made = None if bool(self.model.trained.all()) else self._needed
         return item_vectors(self.model, self.dataset, self.visible, made)
 
     def users_before(self, events: np.ndarray) -> np.ndarray:

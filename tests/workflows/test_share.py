@@ -6,18 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from duality.data.dataset import Dataset
+from duality.data.histories import item_histories
 from duality.data.split import Split
 from duality.data.splits import split_named
-from duality.embeddings import embed, stored_ends
+from duality.embeddings import embed, stored_ends, stored_item_vectors
 from duality.evaluation.pools import pools_for
 from duality.evaluation.queries import DIRECTIONS, ITEM_TO_USER, USER_TO_ITEM, Queries, World, make_queries
 from duality.evaluation.ranking import rank_pools
 from duality.generated import group_of
 from duality.metrics import per_query
 from duality.model.folder import ModelFolder
-from duality.model.two_sided import TwoSided
+from duality.model.two_sided import ModelConfig, TwoSided
 from duality.workflows.biases import JUDGED
 from duality.workflows.scorers import ModelScorer, States
 from duality.workflows.share import SHARES, choose_share
@@ -103,3 +105,20 @@ def test_an_item_asked_about_is_made_from_the_users_before_the_query(
     finally:
         model.generated_share.fill_(0.0)
     assert USER_TO_ITEM in queries
+
+
+def test_a_share_that_is_chosen_later_counts_where_only_unseen_items_were_made_before(
+    asked: tuple[TwoSided, Dataset, World, dict[str, Queries]],
+) -> None:
+    _, dataset, world, _ = asked
+    torch.manual_seed(0)
+    shape = {"dim": 16, "user_encoder": {"name": "hstu", "max_length": 3}}
+    model = TwoSided(dataset.num_items, ModelConfig.model_validate(shape)).eval()
+    model.trained[item_histories(dataset, world.visible).lengths.argmin()] = False
+    states = States(model, dataset, world.visible)
+    before = stored_item_vectors(model, dataset, world.visible)
+    np.testing.assert_allclose(states.vectors, before[:, :16], atol=1e-5)
+    model.generated_share.fill_(0.5)
+    expected = stored_item_vectors(model, dataset, world.visible)
+    assert np.abs(expected - before).max() > 0.05
+    np.testing.assert_allclose(states.items, expected, atol=1e-5)
