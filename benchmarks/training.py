@@ -1,7 +1,7 @@
 """Training speed: positions of real events a second, ours against padded peers, in turns.
 
     python benchmarks/training.py --data D [--sasrec FOLDER] [--gsasrec FOLDER] [--rectools] [--bfloat16]
-        [--users 1024] [--rounds 3] [--threads 2]
+        [--users 1024] [--rounds 3] [--threads 2] [--device cuda]
     torchrun --nproc-per-node 2 benchmarks/training.py ...   (the same, and ours in two processes of a thread each)
 
 Everybody trains on the newest 200 events of the same users, in batches of about as many events, 50 dimensions,
@@ -67,16 +67,17 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where everybody trains")
     given = parser.parse_args()
     dataset = Dataset.open(given.data)
     histories = newest_of(dataset, given.users)
-    with processes("cpu") as ranks, tempfile.TemporaryDirectory() as folder:
+    with processes(given.device) as ranks, tempfile.TemporaryDirectory() as folder:
         epochs = {name: (epoch, Alone()) for name, epoch in peers(given, dataset, histories).items()}
         for who in (Alone(), ranks) if ranks.world > 1 else (ranks,):
             for name, settings in OURS.items():
                 if settings[2] and not given.bfloat16:
                     continue
-                made = packed(dataset, histories, settings, Path(folder), who)
+                made = packed(dataset, histories, settings, Path(folder), who, given.device)
                 epochs[name if who.world == 1 else f"{name}, {who.world} processes"] = made, who
         seconds = in_turns(epochs, ranks, given.rounds, given.threads)
         if ranks.rank == 0:
@@ -86,7 +87,7 @@ def main() -> None:
 
 def peers(given: argparse.Namespace, dataset: Dataset, histories: Histories) -> dict[str, Epoch]:
     """Epochs of those that were named."""
-    task = Task(dataset, histories, DIM, LENGTH, SEQUENCES)
+    task = Task(dataset, histories, DIM, LENGTH, SEQUENCES, given.device)
     folders = {"sasrec": given.sasrec, "gsasrec": given.gsasrec, "rectools": given.rectools}
     return {name: make(task, folders[which]) for name, (which, make) in PEERS.items() if folders[which]}
 
@@ -97,8 +98,9 @@ def report(
     positions: int,
     given: argparse.Namespace,
 ) -> None:
-    rate = matrix_rate()
-    print(f"{positions:,} events of {given.users:,} users; {given.threads} threads, {rate / 1e9:.0f} GFLOP/s")
+    rate = matrix_rate(given.device)
+    where = f"{given.threads} threads" if given.device == "cpu" else torch.cuda.get_device_name()
+    print(f"{positions:,} events of {given.users:,} users; {where}, {rate / 1e9:,.0f} GFLOP/s in float32")
     slowest = np.median(next(iter(seconds.values())))
     for name, times in seconds.items():
         median = np.median(times)
@@ -131,10 +133,17 @@ def in_turns(
             started = time.perf_counter()
             if who.world > 1 or ranks.rank == 0:
                 epoch()
+                settle()
             if number:
                 seconds[name].append(time.perf_counter() - started)
     torch.set_num_threads(threads)
     return seconds
+
+
+def settle() -> None:
+    """Wait for what a GPU was given to do; a processor has done it."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def in_step(ranks: Alone) -> None:
@@ -148,6 +157,7 @@ def packed(
     settings: tuple[dict[str, Any], dict[str, Any], dict[str, Any]],
     folder: Path,
     who: Alone,
+    device: str,
 ) -> Epoch:
     """An epoch of ours, the user side alone."""
     shape, loss, training = settings
@@ -164,6 +174,7 @@ def packed(
         LossConfig.model_validate({**ONE_SIDED, **loss}),
         TrainConfig.model_validate({"rows": rows, "epochs": 1_000, **training}),
         folder=folder,
+        device=device,
         ranks=who,
     )
     return lambda: trainer._epoch(1) and None
@@ -176,13 +187,16 @@ def products(epoch: Epoch) -> int:
     return int(counter.get_total_flops())
 
 
-def matrix_rate(size: int = 1_024, rounds: int = 20) -> float:
+def matrix_rate(device: str, rounds: int = 20) -> float:
     """Floating-point operations a second of one large product, best of several."""
-    left, right = torch.randn(2, size, size).unbind()
+    size = 1_024 if device == "cpu" else 8_192
+    left, right = torch.randn(2, size, size, device=device).unbind()
     best = float("inf")
     for _ in range(rounds):
+        settle()
         started = time.perf_counter()
         left @ right
+        settle()
         best = min(best, time.perf_counter() - started)
     return 2 * size**3 / best
 

@@ -36,6 +36,7 @@ class Task:
     dim: int
     length: int
     sequences: int  # a batch
+    device: str
 
     @property
     def users(self) -> np.ndarray:
@@ -79,7 +80,7 @@ def sasrec_with_sampler(task: Task, folder: Path) -> Epoch:
 
 def _sasrec_step(task: Task, folder: Path) -> Callable[..., None]:
     settings = SimpleNamespace(
-        device="cpu",
+        device=task.device,
         norm_first=False,
         hidden_units=task.dim,
         maxlen=task.length,
@@ -88,7 +89,7 @@ def _sasrec_step(task: Task, folder: Path) -> Callable[..., None]:
         num_heads=HEADS,
     )
     sasrec = _module("sasrec_model", folder / "model.py").SASRec
-    model = sasrec(task.dataset.num_users, task.dataset.num_items, settings).train()
+    model = sasrec(task.dataset.num_users, task.dataset.num_items, settings).to(task.device).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, betas=(0.9, 0.98))
 
     def step(users: np.ndarray, seen: np.ndarray, after: np.ndarray, negatives: np.ndarray) -> None:
@@ -108,14 +109,16 @@ def gsasrec(task: Task, folder: Path) -> Epoch:
     model = _module("gsasrec", folder / "gsasrec.py").GSASRec(
         num_items, task.length, task.dim, HEADS, BLOCKS, DROPOUT, reuse_item_embeddings=True
     )
-    optimizer, rng = torch.optim.Adam(model.train().parameters()), np.random.default_rng(0)
+    model = model.to(task.device).train()
+    optimizer, rng = torch.optim.Adam(model.parameters()), np.random.default_rng(0)
 
     def epoch() -> None:
         for start in range(0, len(task.users), task.sequences):
-            seen, after = map(
-                torch.from_numpy, _padded(task, task.users[start : start + task.sequences], pad)
+            users = task.users[start : start + task.sequences]
+            drawn = rng.integers(1, num_items + 1, size=(len(users), task.length))
+            seen, after, negatives = (
+                torch.from_numpy(part).to(task.device) for part in (*_padded(task, users, pad), drawn)
             )
-            negatives = torch.from_numpy(rng.integers(1, num_items + 1, size=seen.shape))
             states, _ = model(seen)
             table, real = model.get_output_embeddings(), seen != pad
             scores = [(states * table(items)).sum(-1)[real] for items in (after, negatives)]
@@ -135,9 +138,11 @@ def rectools(task: Task, _: Any) -> Epoch:
 
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
 
+    accelerator = "cpu" if task.device == "cpu" else "gpu"
+
     def trainer() -> Trainer:
         quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-        return Trainer(max_epochs=1, accelerator="cpu", enable_checkpointing=False, **quiet)
+        return Trainer(max_epochs=1, accelerator=accelerator, enable_checkpointing=False, **quiet)
 
     model = SASRecModel(
         n_blocks=BLOCKS,
