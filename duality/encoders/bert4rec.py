@@ -25,6 +25,7 @@ from duality.encoders.attention import packed_attention
 from duality.encoders.base import Encoder, Layout, packed_positions
 from duality.encoders.blocks import FeedForward, PostNormBlock, PostNormShape
 from duality.encoders.dropout import Dropout
+from duality.encoders.products import Linear
 
 EPSILON = 1e-12  # of every layer norm
 
@@ -67,7 +68,7 @@ class BERT4Rec(Encoder):
         self.input_norm = nn.LayerNorm(dim, eps=EPSILON)
         self.input_dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(BERT4RecBlock(dim, config) for _ in range(config.num_blocks))
-        self.transform = nn.Linear(dim, dim)
+        self.transform = Linear(dim, dim)
         self.norm = nn.LayerNorm(dim, eps=EPSILON)
         nn.init.normal_(self.slots.weight, std=0.02)
 

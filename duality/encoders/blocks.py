@@ -16,6 +16,7 @@ from duality.encoders.attention import packed_attention
 from duality.encoders.base import Encoder, Layout
 from duality.encoders.dropout import Dropout
 from duality.encoders.positions import rotate
+from duality.encoders.products import Linear
 
 Projected = tuple[Tensor, Tensor]  # queries and keys float [P, 2, H, K], values float [P, H, K]
 
@@ -67,9 +68,9 @@ class Heads(nn.Module):
     def __init__(self, dim: int, num_heads: int, *, bias: bool = True) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.query_key = nn.Linear(dim, 2 * dim, bias)
-        self.value = nn.Linear(dim, dim, bias)
-        self.project_out = nn.Linear(dim, dim, bias)
+        self.query_key = Linear(dim, 2 * dim, bias)
+        self.value = Linear(dim, dim, bias)
+        self.project_out = Linear(dim, dim, bias)
 
     def forward(self, rows: Tensor, turns: Tensor | None) -> Projected:
         heads = (self.num_heads, -1)
@@ -83,8 +84,8 @@ class GatedFeedForward(nn.Module):
 
     def __init__(self, dim: int, hidden: int, *, bias: bool = True) -> None:
         super().__init__()
-        self.project_in = nn.Linear(dim, 2 * hidden, bias)
-        self.project_out = nn.Linear(hidden, dim, bias)
+        self.project_in = Linear(dim, 2 * hidden, bias)
+        self.project_out = Linear(hidden, dim, bias)
 
     def forward(self, rows: Tensor) -> Tensor:
         gate, value = self.project_in(rows).chunk(2, dim=-1)
@@ -99,9 +100,9 @@ class FeedForward(nn.Module):
     ) -> None:
         super().__init__()
         self.activation = activation
-        self.project_in = nn.Linear(dim, hidden)
+        self.project_in = Linear(dim, hidden)
         self.dropout = Dropout(dropout)
-        self.project_out = nn.Linear(hidden, dim)
+        self.project_out = Linear(hidden, dim)
 
     def forward(self, rows: Tensor) -> Tensor:
         return self.project_out(self.dropout(self.activation(self.project_in(rows))))

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from duality.config import Config
 from duality.encoders.base import Encoder, Layout, packed_positions
+from duality.encoders.products import Linear
 from duality.encoders.transformer import Shape, Transformer
 
 # Oscillations are born with memories of 2 to 64 rows and turns of up to half a circle a row.
@@ -50,7 +51,7 @@ class Spectrum(nn.Module):
         self.decay = nn.Parameter((1 / memory).log())
         self.frequency = nn.Parameter(math.pi * torch.rand(dim))
         self.norm = nn.LayerNorm(2 * dim)
-        self.back = nn.Linear(2 * dim, dim)
+        self.back = Linear(2 * dim, dim)
         nn.init.normal_(self.back.weight, std=0.02)
         nn.init.zeros_(self.back.bias)
 

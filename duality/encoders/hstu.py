@@ -28,6 +28,7 @@ from duality.encoders.base import Encoder, Layout, Run
 from duality.encoders.dropout import Dropout
 from duality.encoders.pointwise_attention import PointwiseAttention, blocks_of
 from duality.encoders.positions import slots
+from duality.encoders.products import Linear, linear
 from duality.encoders.times import BUCKETS, buckets
 
 
@@ -60,12 +61,12 @@ class HSTUBlock(nn.Module):
             if config.time_buckets
             else None
         )
-        self.project_out = nn.Linear(dim, dim)
+        self.project_out = Linear(dim, dim)
         self.dropout = Dropout(config.dropout)
         nn.init.xavier_uniform_(self.project_out.weight)
 
     def forward(self, rows: Tensor, layout: Layout) -> Tensor:
-        gate, value, query, key = functional.silu(_normal(rows) @ self.project_in).chunk(4, dim=1)
+        gate, value, query, key = functional.silu(linear(_normal(rows), self.project_in.T)).chunk(4, dim=1)
         query_key = torch.stack((query, key), 1).unflatten(2, self.heads)
         mixed = self._mixed(query_key, value.unflatten(1, self.heads), layout)
         return rows + self.project_out(self.dropout(gate * _normal(mixed)))

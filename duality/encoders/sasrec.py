@@ -19,6 +19,7 @@ from duality.encoders.base import Layout
 from duality.encoders.blocks import FeedForward, Projected, SoftmaxBlock, SoftmaxStack
 from duality.encoders.dropout import Dropout
 from duality.encoders.positions import slots
+from duality.encoders.products import Linear
 
 
 class SASRecConfig(Config):
@@ -43,7 +44,7 @@ class SASRecBlock(SoftmaxBlock):
         super().__init__()
         self.heads = (config.num_heads, -1)
         self.attention_norm = nn.LayerNorm(dim, eps=1e-8)
-        self.query, self.key, self.value = (nn.Linear(dim, dim) for _ in range(3))
+        self.query, self.key, self.value = (Linear(dim, dim) for _ in range(3))
         self.feed_forward_norm = nn.LayerNorm(dim, eps=1e-8)
         self.feed_forward = FeedForward(dim, dim, config.dropout)
         self.dropout = Dropout(config.dropout)

@@ -18,6 +18,7 @@ from duality.encoders.base import Layout, packed_positions
 from duality.encoders.blocks import GatedFeedForward, Heads, Projected, SoftmaxBlock, SoftmaxStack
 from duality.encoders.dropout import Dropout
 from duality.encoders.positions import rotations
+from duality.encoders.products import Linear
 
 
 class Shape(Config):
@@ -88,8 +89,8 @@ class GatedBlock(Block):
 
     def __init__(self, dim: int, config: Shape) -> None:
         super().__init__(dim, config)
-        self.attention_gate = nn.Linear(dim, dim)
-        self.feed_forward_gate = nn.Linear(dim, dim)
+        self.attention_gate = Linear(dim, dim)
+        self.feed_forward_gate = Linear(dim, dim)
 
     def finish(self, rows: Tensor, mixed: Tensor) -> Tensor:
         update = self.dropout(self.attention.project_out(mixed.flatten(1)))

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from duality.encoders.products import add_product, product
+
 # Scores held at once: 4 MB, which the caches of a core hold, on a processor; a GPU wants large products. Fewer
 # rows than LEAST at a time would write the candidates' gradients too often.
 SCORES = {"cpu": 1 << 20, "cuda": 1 << 26}
@@ -34,7 +36,7 @@ class _Softmax(torch.autograd.Function):
         loss, total = queries.new_zeros(()), queries.new_zeros(())
         log_partition = queries.new_empty(queries.shape[0])
         grad_queries, grad_positives = torch.empty_like(queries), torch.empty_like(positives)
-        grad_candidates = torch.zeros_like(candidates)
+        grad_candidates = candidates.new_zeros(candidates.T.shape)
         for part, scores in _chunks(queries, candidates, columns, offset):
             query, positive = queries[part], positives[part]
             own = (query * positive).sum(1)
@@ -47,11 +49,13 @@ class _Softmax(torch.autograd.Function):
             worth = torch.exp(-trust * each)
             loss, total = loss + (worth * each).sum(), total + worth.sum()
             pull, share = (weight / partition - 1) * worth, (worth / partition)[:, None]
-            grad_queries[part] = torch.addcmul(pull[:, None] * positive, weights @ candidates, share)
+            grad_queries[part] = torch.addcmul(
+                pull[:, None] * positive, product(weights, candidates.T), share
+            )
             grad_positives[part] = pull[:, None] * query
             if ctx.needs_input_grad[2]:
-                grad_candidates.addmm_(weights.T, query * share)
-        ctx.save_for_backward(grad_queries / total, grad_positives / total, grad_candidates / total)
+                add_product(grad_candidates, (query * share).T, weights.T)
+        ctx.save_for_backward(grad_queries / total, grad_positives / total, grad_candidates.T / total)
         ctx.mark_non_differentiable(log_partition)
         return loss / total, log_partition
 
@@ -102,7 +106,7 @@ def log_partition(states: Tensor, candidates: Tensor) -> Tensor:
     found = states.new_empty(len(states))
     for start in range(0, len(states), rows):
         part = states[start : start + rows]
-        scores = torch.mm(part, candidates.T, out=room[: len(part)])
+        scores = product(part, candidates, room=room[: len(part)])
         highest = scores.amax(1)
         found[start : start + rows] = scores.sub_(highest[:, None]).exp_().sum(1).log_().add_(highest)
     return found
@@ -122,7 +126,7 @@ class _PartitionAmong(torch.autograd.Function):
             weights = scores.sub_(highest[:, None]).exp_()
             mass = weights.sum(1)
             found[part] = mass.log() + highest
-            slopes[part] = (weights @ candidates) / mass[:, None]
+            slopes[part] = product(weights, candidates.T) / mass[:, None]
         ctx.save_for_backward(slopes, found, queries, candidates, columns, offset)
         return found
 
@@ -132,11 +136,11 @@ class _PartitionAmong(torch.autograd.Function):
         pull = grads[0][:, None]
         moved = None
         if ctx.needs_input_grad[1]:
-            moved = torch.zeros_like(candidates)
+            moved = candidates.new_zeros(candidates.T.shape)
             for part, scores in _chunks(queries, candidates, columns, offset):
                 shares = scores.sub_(found[part, None]).exp_()
-                moved.addmm_(shares.T, queries[part] * pull[part])
-        return pull * slopes, moved, None, None
+                add_product(moved, (queries[part] * pull[part]).T, shares.T)
+        return pull * slopes, None if moved is None else moved.T, None, None
 
 
 def _chunks(
@@ -148,7 +152,7 @@ def _chunks(
     for start in range(0, len(queries), rows):
         part = slice(start, start + rows)
         column = columns[part]
-        scores = torch.addmm(offset, queries[part], candidates.T, out=room[: len(column)])
+        scores = product(queries[part], candidates, offset, room=room[: len(column)])
         own_row = torch.nonzero(column >= 0).squeeze(1)
         scores[own_row, column[own_row]] = -torch.inf
         yield part, scores
@@ -178,7 +182,7 @@ class _Competition(torch.autograd.Function):
         ctx: Any, queries: Tensor, candidates: Tensor, level: Tensor, rest: Tensor, forbidden: Tensor
     ) -> Tensor:
         loss, count = queries.new_zeros(()), len(queries)
-        grad_queries, grad_candidates = torch.empty_like(queries), torch.zeros_like(candidates)
+        grad_queries, grad_candidates = torch.empty_like(queries), candidates.new_zeros(candidates.T.shape)
         grad_level, grad_rest = torch.zeros_like(level), torch.empty_like(rest)
         nobody = torch.full((count,), -1, device=queries.device)
         for part, scores in _chunks(queries, candidates, nobody, level):
@@ -190,10 +194,10 @@ class _Competition(torch.autograd.Function):
             loss += (mass.log() + highest - own).sum()
             pull = weights.div_(mass[:, None])
             pull.diagonal(part.start).sub_(1)
-            grad_queries[part], grad_rest[part] = pull @ candidates, left / mass
-            grad_candidates.addmm_(pull.T, queries[part])
+            grad_queries[part], grad_rest[part] = product(pull, candidates.T), left / mass
+            add_product(grad_candidates, queries[part].T, pull.T)
             grad_level += pull.sum(0)
-        found = (grad_queries, grad_candidates, grad_level, grad_rest)
+        found = (grad_queries, grad_candidates.T, grad_level, grad_rest)
         ctx.save_for_backward(*(gradient / count for gradient in found))
         return loss / count
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from duality.encoders.products import add_product, product
 from duality.model.losses import LEAST, SCORES
 from duality.model.two_sided import TwoSided
 
@@ -113,12 +114,12 @@ class _OverAll(torch.autograd.Function):
         moved, pulls, grad_table = (
             torch.empty_like(states),
             states.new_empty(len(states)),
-            torch.zeros_like(table),
+            table.new_zeros(table.T.shape),
         )
         for start in range(0, len(states), rows):
             part = slice(start, start + rows)
             state = states[part]
-            scores = torch.mm(state, table.T, out=room[: len(state)])
+            scores = product(state, table, room=room[: len(state)])
             own, others = (state * positives[part]).sum(1), scores.gather(1, drawn[part])
             with torch.enable_grad():
                 leaves = (own.requires_grad_(), others.requires_grad_())
@@ -127,10 +128,10 @@ class _OverAll(torch.autograd.Function):
             total += found.detach()
             # The scores are spent: their memory takes the gradients, 0 but of the drawn.
             slopes = scores.zero_().scatter_add_(1, drawn[part], pull)
-            moved[part] = slopes @ table
-            grad_table.addmm_(slopes.T, state)
+            moved[part] = product(slopes, table.T)
+            add_product(grad_table, state.T, slopes.T)
         moved.addcmul_(pulls[:, None], positives)
-        ctx.save_for_backward(moved, pulls[:, None] * states, grad_table)
+        ctx.save_for_backward(moved, pulls[:, None] * states, grad_table.T)
         return total
 
     @staticmethod

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 from torch.utils.checkpoint import checkpoint
 
+from duality.encoders.products import linear
 from duality.model.losses import LEAST, SCORES
 
 PairKind = Literal["bce", "bpr"]
@@ -82,7 +83,7 @@ def _chunk(
     per_positive: float,
     power: float,
 ) -> Tensor:
-    own, scores = (queries * positives).sum(1), queries @ candidates.T
+    own, scores = (queries * positives).sum(1), linear(queries, candidates)
     own_row = torch.nonzero(columns >= 0).squeeze(1)
     share = weights.expand_as(scores).clone()
     share[own_row, columns[own_row]] = 0.0
