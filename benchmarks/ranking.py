@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from duality import metrics
 from duality.evaluation.queries import USER_TO_ITEM, Queries, World, make_queries
 from duality.evaluation.ranking import rank_full
-from duality.runtime import passive_threads
+from duality.runtime import brief_spins
 
 DIM, K, BLOCK = 66, 20, 256
 
@@ -165,5 +165,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    passive_threads()
+    brief_spins()
     main()

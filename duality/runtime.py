@@ -22,12 +22,16 @@ def num_threads() -> int:
     return int(asked) if asked.isdigit() and int(asked) > 0 else len(os.sched_getaffinity(0))
 
 
-def passive_threads() -> None:
-    """Let idle OpenMP workers sleep; spinning ones slow FAISS 3 to 11 times on shared cores.
+def brief_spins() -> None:
+    """Let idle OpenMP workers spin for a moment and then sleep.
+
+    Spinning as long as OpenMP's default slows FAISS 3 to 11 times on shared cores; sleeping at once
+    (OMP_WAIT_POLICY=passive) halves the speed of training with two threads, whose calls are short (LOG.md, 2026-11-23).
 
     Call before the first import of torch or faiss: OpenMP reads it once.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 def leads() -> bool:

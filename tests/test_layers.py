@@ -88,7 +88,17 @@ def test_numpy_layers_do_not_import_torch(path: Path) -> None:
 
 def test_concrete_encoders_import_only_their_base() -> None:
     allowed, variants = (
-        {"attention", "base", "blocks", "dropout", "groups", "pointwise_attention", "positions", "times"},
+        {
+            "attention",
+            "base",
+            "blocks",
+            "dropout",
+            "groups",
+            "pointwise_attention",
+            "positions",
+            "products",
+            "times",
+        },
         {"denoiser": {"sasrec"}, "fourier": {"transformer"}},
     )
     for path in (ROOT / "encoders").glob("*.py"):

@@ -12,7 +12,7 @@ import sys
 import click
 
 from duality.errors import DualityError
-from duality.runtime import passive_threads
+from duality.runtime import brief_spins
 
 # name: (module, attribute, one-line help). The help stands here so that `duality --help`
 # imports none of the modules.
@@ -83,7 +83,7 @@ def duality() -> None:
 
 def run() -> None:
     """Entry point: every deliberate error becomes one line on stderr and its exit code."""
-    passive_threads()
+    brief_spins()
     try:
         sys.exit(duality.main(standalone_mode=False) or 0)
     except click.exceptions.Abort:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from duality.errors import MissingExtraError
-from duality.runtime import num_threads, passive_threads, say
+from duality.runtime import brief_spins, num_threads, say
 
 
 @functools.cache
@@ -17,7 +17,7 @@ def faiss() -> Any:
     Raises:
         MissingExtraError: neither faiss-cpu nor faiss-gpu is installed.
     """
-    passive_threads()
+    brief_spins()
     try:
         import faiss as module
     except ImportError:
