@@ -1,7 +1,8 @@
 """Matrix products in float32: oneDNN's on processors for which MKL, that torch takes, keeps older kernels.
 
 A core of an AMD EPYC (Zen 5) makes 50 to 100 GFLOP/s with MKL and 120 to 240 with oneDNN, which torch has as well, behind
-an operator without gradients. With other makers' AVX-512 alone, in other types and for few rows torch's own is taken.
+an operator without gradients. Elsewhere than on AMD's processors with AVX-512, in other types and for few rows torch's own
+product is taken.
 
 Shapes: P rows, S numbers that are summed over, M outputs.
 """
@@ -121,7 +122,7 @@ def _plain(values: Tensor) -> bool:
 
 @cache
 def _older_kernels() -> bool:
-    """Whether this processor has AVX-512 and is not of MKL's maker, and torch has oneDNN."""
+    """Whether this is an AMD processor with AVX-512, and torch has oneDNN."""
     capable = torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.backends.mkldnn.is_available()
     try:
         maker = Path("/proc/cpuinfo").read_text(encoding="utf-8")
